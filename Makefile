@@ -1,0 +1,21 @@
+# SPDX-License-Identifier: Apache-2.0
+# Thin wrapper: what each target does is in scripts/, how it is built in CMakePresets.json.
+.PHONY: demo test format hooks clean
+
+demo:  ## install what is missing, build the library and the command line, run it on real q, k, v
+	scripts/install-deps demo
+	scripts/build release
+	scripts/demo
+
+test:  ## install what is missing, run every check
+	scripts/install-deps demo test
+	scripts/check --all
+
+format:  ## lay out the sources with clang-format 14
+	scripts/check-format --fix
+
+hooks:  ## check each commit of this clone before it is made
+	git config core.hooksPath scripts/hooks
+
+clean:
+	rm -rf build out
