@@ -1,0 +1,97 @@
+// SPDX-License-Identifier: Apache-2.0
+#pragma once
+
+// From the importance of a row's blocks to their levels (docs/semantics.md S-13 to S-18).
+// Everything is exact: integers, single IEEE operations and comparisons, so that each backend gives
+// the same level map for the same importance whatever order or algorithm it uses.
+
+#include <cmath>
+#include <cstdint>
+
+#include "semantics/blocks.hpp"
+#include "semantics/hd.hpp"
+#include "semantics/pooling.hpp"
+
+namespace psa::semantics {
+
+/// S-18. What can force a block to level 1.
+struct ForcedRule {
+  Range text_q;   ///< positions of text queries that read everything; empty: none
+  Range text_kv;  ///< positions of text keys that are read in full; empty: none
+  index_t sink_blocks;
+};
+
+/// S-18. Whether a block that is not hidden must be read at level 1.
+PSA_HD constexpr bool is_forced(const ForcedRule& rule, Range queries, Range keys, index_t kv_block,
+                                Visibility visibility) {
+  return visibility == Visibility::kStraddling || kv_block < rule.sink_blocks ||
+         overlaps(queries, rule.text_q) || overlaps(keys, rule.text_kv);
+}
+
+inline constexpr float kLargestFloat = 3.402823466e+38F;
+
+/// S-13. Importance as it is ranked: NaN counts as the least.
+PSA_HD inline float ranked_importance(float importance) {
+  return importance == importance ? importance : -kLargestFloat;
+}
+
+/// A block of one row with what its rank depends on.
+struct RankKey {
+  bool forced;       ///< must be read at level 1 (S-18)
+  float importance;  ///< ranked_importance
+  index_t kv_block;
+};
+
+/// S-13. Whether `a` comes before `b`: forced blocks first, then by falling importance, ties (and
+/// forced blocks among themselves) to the lower index. A total order.
+PSA_HD inline bool ranks_before(const RankKey& a, const RankKey& b) {
+  if (a.forced != b.forced) return a.forced;
+  if (!a.forced && a.importance != b.importance) return a.importance > b.importance;
+  return a.kv_block < b.kv_block;
+}
+
+/// S-14. Number of blocks, of `count` visible ones, that a cumulative share covers: the nearest
+/// integer, halves up.
+PSA_HD inline index_t quota_cut(index_t count, float share) {
+  return static_cast<index_t>(
+      std::floor(static_cast<double>(count) * static_cast<double>(share) + 0.5));
+}
+
+/// S-15. Importance as an integer in 0..2^24, relative to the largest of the row, so that sums do
+/// not depend on their order. `largest` <= 0 (no information): every block weighs 1.
+PSA_HD inline std::uint64_t threshold_mass(float importance, float largest) {
+  if (!(largest > 0.0F)) return 1;
+  if (!(importance > 0.0F)) return 0;
+  const float bounded = importance < kLargestFloat ? importance : kLargestFloat;
+  const float bound = largest < kLargestFloat ? largest : kLargestFloat;
+  return static_cast<std::uint64_t>(bounded / bound * 16777216.0F);
+}
+
+/// S-15. Whether the blocks ranked so far, of mass `mass`, already hold the share.
+PSA_HD inline bool threshold_reached(std::uint64_t mass, std::uint64_t total, float share) {
+  return static_cast<double>(mass) >= static_cast<double>(share) * static_cast<double>(total);
+}
+
+/// S-14, S-18. Blocks read at level 1, given the rule's cut, the number of forced blocks and the
+/// configured minimum.
+PSA_HD constexpr index_t full_cut(index_t cut, index_t forced, index_t min_full, index_t count) {
+  return min_of(count, max_of(cut, max_of(forced, min_full)));
+}
+
+/// S-16. Level of a block after the similarity cap: never coarser than `cap`; skip and block mean
+/// are not chosen by the rule and stay.
+PSA_HD constexpr int capped_level(int code, int cap) {
+  return code >= kFinestLevel && code <= kCoarsestLevel && code > cap ? cap : code;
+}
+
+/// S-16. Coarsest level whose group similarity exceeds its threshold; the tests are independent.
+/// `similarity[l-2]`, `min_cosine[l-2]` for l = 2..num_levels.
+PSA_HD inline int similarity_cap(const float* similarity, const float* min_cosine, int num_levels) {
+  int cap = kFinestLevel;
+  for (int level = 2; level <= num_levels; ++level) {
+    if (similarity[level - 2] > min_cosine[level - 2]) cap = level;
+  }
+  return cap;
+}
+
+}  // namespace psa::semantics
