@@ -1,0 +1,167 @@
+// SPDX-License-Identifier: Apache-2.0
+#pragma once
+
+// A backend is a table of stage functions. Each stage takes one parameter struct of views; what the
+// stage computes is docs/semantics.md, what it may use is here. Stages allocate nothing that grows
+// with the input: everything lies in the caller's workspace (plan.cpp carves it).
+
+#include <array>
+#include <cstddef>
+#include <cstdint>
+#include <span>
+
+#include "core/parallel.hpp"
+#include "psa/config.hpp"
+#include "psa/level_map.hpp"
+#include "psa/types.hpp"
+#include "semantics/blocks.hpp"
+#include "semantics/levels.hpp"
+#include "semantics/pooling.hpp"
+
+namespace psa::core {
+
+/// Everything about a call that is known when the plan is made.
+struct Geometry {
+  ProblemShape shape;
+  TokenLayout layout;
+  Config config;
+  index_t num_q_blocks = 0;                         ///< ceil(len_q / block_q)
+  index_t num_kv_blocks = 0;                        ///< ceil(len_kv / block_kv)
+  float scale = 0.0F;                               ///< soft-max scale, resolved
+  semantics::ForcedRule forced{{0, 0}, {0, 0}, 0};  ///< S-18, with S-22 already applied
+
+  [[nodiscard]] index_t heads_per_kv() const { return shape.heads_q / shape.heads_kv; }
+};
+
+/// Rows per head of a pyramid level; with compat = official those of whole blocks (S-22a).
+[[nodiscard]] constexpr index_t pyramid_rows(const Geometry& g, int code) {
+  const index_t factor = semantics::pool_factor(code, g.config.block_kv);
+  return g.config.compat == Compat::kOfficial ? g.num_kv_blocks * g.config.block_kv / factor
+                                              : semantics::pooled_rows(g.shape.len_kv, factor);
+}
+
+/// Working order of a sequence (S-19): position w holds token index[w] of the caller's tensor.
+/// `index` == nullptr is the identity. Strides of 0 share one order between batches and heads.
+struct TokenOrder {
+  const std::int32_t* index = nullptr;
+  index_t batch_stride = 0;
+  index_t head_stride = 0;
+
+  [[nodiscard]] const std::int32_t* of(index_t b, index_t h) const {
+    return index == nullptr ? nullptr : index + b * batch_stride + h * head_stride;
+  }
+};
+
+/// The caller's tensors and the orders in which every stage reads them.
+struct Inputs {
+  TensorView q;  ///< [B, Hq, Lq, D]
+  TensorView k;  ///< [B, Hkv, Lkv, D]
+  TensorView v;  ///< [B, Hkv, Lkv, D]
+  TokenOrder q_order;
+  TokenOrder kv_order;                       ///< per KV head
+  const std::int32_t* kv_lengths = nullptr;  ///< [B] valid keys, 1..Lkv... 0 allowed; null: all
+
+  [[nodiscard]] index_t kv_length(index_t b) const {
+    return kv_lengths == nullptr ? k.shape[2] : kv_lengths[b];
+  }
+};
+
+/// One pooled copy of K and V: contiguous [B, Hkv, rows, D] of dtype_kv, in working order.
+/// rows = pyramid_rows(geometry, code); rows behind a batch element's valid keys are unspecified.
+struct PyramidLevel {
+  void* k = nullptr;
+  void* v = nullptr;  ///< null when only the keys are needed (sub-block means of pooled_lse)
+  index_t rows = 0;
+};
+
+/// Indexed by level code; entries 0 and 1 are unused (level 1 is the caller's K and V), entries
+/// that no stage reads are null.
+using KvPyramid = std::array<PyramidLevel, kNumLevelCodes>;
+
+/// What every stage gets besides its own views.
+struct StageContext {
+  const Geometry& geometry;
+  const Executor& executor;
+  std::byte* scratch = nullptr;  ///< executor.workers() pieces of scratch_bytes, 64-byte aligned
+  std::size_t scratch_bytes = 0;
+
+  [[nodiscard]] std::byte* worker_scratch(int worker) const {
+    return scratch + static_cast<std::size_t>(worker) * scratch_bytes;
+  }
+};
+
+/// Query blocks [q_block_begin, q_block_end) of all heads of batch element `batch`. Importance of a
+/// chunk is contiguous [Hq, q_block_end - q_block_begin, num_kv_blocks].
+struct RowChunk {
+  index_t batch = 0;
+  index_t q_block_begin = 0;
+  index_t q_block_end = 0;
+
+  [[nodiscard]] index_t q_blocks() const { return q_block_end - q_block_begin; }
+};
+
+/// S-20. Writes the working orders of content-based reordering; null pointers are not written.
+struct ClusterParams {
+  Inputs inputs;           ///< orders ignored
+  std::int32_t* q_index;   ///< [B, Hq, Lq]
+  std::int32_t* kv_index;  ///< [B, Hkv, Lkv]
+  std::byte* work;         ///< workers x cluster_bytes(geometry), 64-byte aligned
+};
+
+/// S-4. Fills every level of the pyramid that is not null.
+struct PyramidParams {
+  Inputs inputs;
+  KvPyramid pyramid;
+};
+
+/// S-16. caps [B, Hkv, num_kv_blocks]: coarsest level that a KV block may be pooled at.
+struct SimilarityParams {
+  Inputs inputs;
+  std::uint8_t* caps;
+};
+
+/// S-9 to S-13. importance of the chunk's rows; hidden blocks (causal, key length) get 0. With
+/// share_group_map every head of a group gets the group's importance. With user_scores `importance`
+/// holds the caller's scores on entry, and the stage does only these two things.
+struct ImportanceParams {
+  Inputs inputs;
+  KvPyramid pyramid;  ///< pooled_lse reads the keys of the level of its sub-blocks
+  RowChunk chunk;
+  float* importance;
+};
+
+/// S-14 to S-18. Levels of the chunk's rows.
+struct LevelsParams {
+  Inputs inputs;  ///< only the key lengths
+  RowChunk chunk;
+  const float* importance;   ///< null: all blocks equal (dense budgets need no estimate)
+  const std::uint8_t* caps;  ///< null: no similarity cap
+  LevelMapView levels;       ///< whole map
+};
+
+/// S-5 to S-8.
+struct AttentionParams {
+  Inputs inputs;
+  KvPyramid pyramid;
+  LevelMapView levels;
+  TensorView out;  ///< [B, Hq, Lq, D], original token order
+  float* lse;      ///< [B, Hq, Lq] contiguous, original token order; null: not wanted
+};
+
+/// A backend of this process. `why_not` names the reason when the backend cannot serve a geometry.
+struct Backend {
+  const char* name;                         ///< "reference", "cpu", ...
+  const char* isa;                          ///< instruction set; "" where there is no choice
+  const char* (*why_not)(const Geometry&);  ///< null: it can
+  std::size_t (*scratch_bytes)(
+      const Geometry&);  ///< per worker, the largest need of any stage; a multiple of 64
+  std::size_t (*cluster_bytes)(const Geometry&);  ///< per worker, a multiple of 64
+  void (*cluster)(const StageContext&, const ClusterParams&);
+  void (*pyramid)(const StageContext&, const PyramidParams&);
+  void (*similarity)(const StageContext&, const SimilarityParams&);
+  void (*importance)(const StageContext&, const ImportanceParams&);
+  void (*levels)(const StageContext&, const LevelsParams&);
+  void (*attention)(const StageContext&, const AttentionParams&);
+};
+
+}  // namespace psa::core

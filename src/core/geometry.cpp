@@ -1,0 +1,271 @@
+// SPDX-License-Identifier: Apache-2.0
+#include "core/geometry.hpp"
+
+#include <algorithm>
+#include <cmath>
+#include <limits>
+#include <sstream>
+#include <string>
+
+#include "psa/error.hpp"
+#include "semantics/official.hpp"
+#include "semantics/reorder.hpp"
+
+namespace psa::core {
+namespace {
+
+constexpr index_t kMaxHeadDim = 256;
+constexpr index_t kMaxLength = std::numeric_limits<std::int32_t>::max() - 256;
+constexpr index_t kMaxCount = std::numeric_limits<std::int32_t>::max();
+
+template <typename Given>
+[[noreturn]] void reject(const std::string& field, const Given& given, const std::string& allowed) {
+  std::ostringstream text;
+  text << field << " is " << given << "; " << allowed;
+  throw Error(Status::kInvalidArgument, text.str());
+}
+
+void require_range(const std::string& field, index_t given, index_t low, index_t high) {
+  if (given < low || given > high) {
+    reject(field, given, "allowed: " + std::to_string(low) + ".." + std::to_string(high));
+  }
+}
+
+template <typename Enum>
+void require_enum(const std::string& field, Enum given, Enum last) {
+  require_range(field, static_cast<index_t>(given), 0, static_cast<index_t>(last));
+}
+
+void check_shape(const ProblemShape& shape) {
+  require_enum("dtype_q", shape.dtype_q, DType::kBF16);
+  require_enum("dtype_kv", shape.dtype_kv, DType::kBF16);
+  require_enum("dtype_out", shape.dtype_out, DType::kBF16);
+  require_range("batch", shape.batch, 1, kMaxCount);
+  require_range("heads_q", shape.heads_q, 1, kMaxCount);
+  require_range("heads_kv", shape.heads_kv, 1, kMaxCount);
+  require_range("len_q", shape.len_q, 1, kMaxLength);
+  require_range("len_kv", shape.len_kv, 1, kMaxLength);
+  require_range("head_dim", shape.head_dim, 1, kMaxHeadDim);
+  if (shape.heads_q % shape.heads_kv != 0) {
+    reject("heads_q", shape.heads_q,
+           "it must be a multiple of heads_kv, which is " + std::to_string(shape.heads_kv));
+  }
+}
+
+/// Offsets, byte counts and the level map are products of these; 2^48 leaves room for each factor
+/// that follows.
+void check_volume(const Geometry& g) {
+  const auto batch = static_cast<double>(g.shape.batch);
+  const auto heads = static_cast<double>(g.shape.heads_q);  // >= heads_kv
+  const auto len = static_cast<double>(std::max(g.shape.len_q, g.shape.len_kv));
+  const auto pairs = static_cast<double>(g.num_q_blocks) * static_cast<double>(g.num_kv_blocks);
+  const double entries =
+      batch * heads * std::max(len * static_cast<double>(g.shape.head_dim), pairs);
+  if (entries <= 0x1p48) return;
+  throw Error(Status::kInvalidArgument,
+              "batch, heads_q and the lengths are " + std::to_string(g.shape.batch) + ", " +
+                  std::to_string(g.shape.heads_q) + ", " + std::to_string(g.shape.len_q) + " and " +
+                  std::to_string(g.shape.len_kv) +
+                  "; tensors and level maps have at most 2^48 entries");
+}
+
+void check_block_size(const std::string& field, std::int32_t given) {
+  if (!semantics::is_block_size(given)) reject(field, given, "allowed: 16, 32, 64, 128");
+}
+
+void check_budget(const Config& config) {
+  require_range("num_levels", config.num_levels, 1, kMaxLevels);
+  if (!semantics::is_level_code(config.num_levels, config.block_kv)) {
+    reject("num_levels", config.num_levels,
+           "the coarsest level would pool more than block_kv = " + std::to_string(config.block_kv) +
+               " tokens");
+  }
+  float previous = 0.0F;
+  for (int l = 0; l < config.num_levels; ++l) {
+    const float share = config.budget[static_cast<std::size_t>(l)];
+    const std::string field = "budget[" + std::to_string(l) + "]";
+    if (!(share >= 0.0F && share <= 1.0F)) reject(field, share, "allowed: 0..1");
+    if (share < previous) {
+      reject(field, share,
+             "budgets are cumulative, it must be at least the one before, " +
+                 std::to_string(previous));
+    }
+    previous = share;
+  }
+}
+
+void check_estimator(const Config& config) {
+  require_enum("importance", config.importance, Importance::kUserScores);
+  require_range("samples_q", config.samples_q, 0, config.block_q);
+  require_range("samples_kv", config.samples_kv, 0, config.block_kv);
+  const std::int32_t stride = config.antidiagonal_stride;
+  if (stride != 4 && stride != 8 && stride != 16) {
+    reject("antidiagonal_stride", stride, "allowed: 4, 8, 16");
+  }
+  if (config.pooled_tokens != 8 && config.pooled_tokens != 16) {
+    reject("pooled_tokens", config.pooled_tokens, "allowed: 8, 16");
+  }
+}
+
+void check_reorder(const Config& config) {
+  require_enum("reorder", config.reorder, Reorder::kHybrid);
+  for (std::size_t axis = 0; axis < 3; ++axis) {
+    require_range("tile[" + std::to_string(axis) + "]", config.tile[axis], 1, 1 << 16);
+  }
+  require_range("clusters_q", config.clusters_q, 1, 4096);
+  require_range("clusters_kv", config.clusters_kv, 1, 4096);
+  require_range("kmeans_iterations", config.kmeans_iterations, 1, 100);
+  if (config.causal && config.reorder != Reorder::kNone) {
+    reject("reorder", static_cast<int>(config.reorder),
+           "causal attention needs the tokens in their own order (0, none)");
+  }
+}
+
+void check_official(const Config& config) {
+  require_enum("compat", config.compat, Compat::kOfficial);
+  if (config.compat == Compat::kNone) return;
+  const std::string reason =
+      " with compat = official (the published results are well defined there)";
+  if (config.block_q != 128) reject("block_q", config.block_q, "must be 128" + reason);
+  if (config.block_kv != 128) reject("block_kv", config.block_kv, "must be 128" + reason);
+  if (config.num_levels > 4) reject("num_levels", config.num_levels, "must be 1..4" + reason);
+  if (config.rest != Rest::kSkip) reject("rest", "mean", "must be skip" + reason);
+}
+
+void check_config(const Config& config) {
+  check_block_size("block_q", config.block_q);
+  check_block_size("block_kv", config.block_kv);
+  require_enum("rule", config.rule, LevelRule::kThreshold);
+  require_enum("rest", config.rest, Rest::kMean);
+  check_budget(config);
+  require_range("min_full_blocks", config.min_full_blocks, 0, kMaxCount);
+  require_range("sink_blocks", config.sink_blocks, 0, kMaxCount);
+  check_estimator(config);
+  if (config.similarity_cap.has_value()) {
+    for (std::size_t l = 0; l < config.similarity_cap->size(); ++l) {
+      const float t = (*config.similarity_cap)[l];
+      if (!(t >= -1.0F && t <= 1.0F)) {
+        reject("similarity_cap[" + std::to_string(l) + "]", t, "allowed: -1..1");
+      }
+    }
+  }
+  check_reorder(config);
+  if (!(config.softmax_scale >= 0.0F) || !std::isfinite(config.softmax_scale)) {
+    reject("softmax_scale", config.softmax_scale,
+           "allowed: finite and >= 0; 0 is 1/sqrt(head_dim)");
+  }
+  check_official(config);
+}
+
+void check_layout(const ProblemShape& shape, const TokenLayout& layout, const Config& config) {
+  require_enum("text_side", layout.text_side, TextSide::kBack);
+  require_range("text_tokens", layout.text_tokens, 0, shape.len_kv);
+  const VideoGrid& grid = layout.grid;
+  require_range("grid.frames", grid.frames, 0, kMaxLength);
+  require_range("grid.height", grid.height, 0, kMaxLength);
+  require_range("grid.width", grid.width, 0, kMaxLength);
+  const bool has_grid = grid.frames > 0 || grid.height > 0 || grid.width > 0;
+  const bool follows_grid = config.reorder == Reorder::kGilbert ||
+                            config.reorder == Reorder::kTile3d ||
+                            config.reorder == Reorder::kHybrid;
+  const std::string given = std::to_string(grid.frames) + "x" + std::to_string(grid.height) + "x" +
+                            std::to_string(grid.width);
+  if (!has_grid && follows_grid) {
+    reject("grid", given, "this reorder needs frames, height and width of the video latent");
+  }
+  if (!has_grid) return;
+  // Compared by division, so that no product overflows.
+  const index_t video = shape.len_kv - layout.text_tokens;
+  const bool fits = grid.frames > 0 && grid.height > 0 && grid.width > 0 &&
+                    video % grid.frames == 0 && video / grid.frames % grid.height == 0 &&
+                    video / grid.frames / grid.height == grid.width;
+  if (!fits) {
+    reject("grid", given,
+           "frames * height * width + text_tokens (" + std::to_string(layout.text_tokens) +
+               ") must equal len_kv = " + std::to_string(shape.len_kv));
+  }
+  if (follows_grid && shape.len_q != shape.len_kv) {
+    reject("len_q", shape.len_q,
+           "a reorder along the grid needs len_q = len_kv = " + std::to_string(shape.len_kv));
+  }
+}
+
+semantics::ForcedRule make_forced_rule(const ProblemShape& shape, const TokenLayout& layout,
+                                       const Config& config) {
+  semantics::ForcedRule rule{{0, 0}, {0, 0}, config.sink_blocks};
+  const bool official = config.compat == Compat::kOfficial;
+  if (official && config.causal) rule.sink_blocks = std::max(config.sink_blocks, 1);  // S-22(d)
+  if (layout.text_tokens == 0) return rule;
+  if (official) {
+    const auto text_blocks = [&](index_t block_size, index_t len) {
+      return semantics::official_text_positions(layout.text_tokens, block_size, len);
+    };
+    if (config.text_keys_full) rule.text_kv = text_blocks(config.block_kv, shape.len_kv);
+    if (config.text_queries_full && config.causal) {
+      rule.text_q = text_blocks(config.block_q, shape.len_q);
+    }
+    return rule;
+  }
+  const bool at_front = config.reorder == Reorder::kNone && layout.text_side == TextSide::kFront;
+  const auto text = semantics::text_positions(layout.text_tokens, at_front, shape.len_kv);
+  if (config.text_keys_full) rule.text_kv = text;
+  if (config.text_queries_full && shape.len_q == shape.len_kv) rule.text_q = text;
+  return rule;
+}
+
+}  // namespace
+
+bool is_dense(const Config& config) {
+  return config.compat == Compat::kNone && config.budget[0] >= 1.0F;
+}
+
+bool orders_queries_by_content(const Config& config) { return config.reorder == Reorder::kKMeans; }
+
+bool orders_keys_by_content(const Config& config) {
+  return config.reorder == Reorder::kKMeans || config.reorder == Reorder::kHybrid;
+}
+
+Geometry make_geometry(const ProblemShape& shape, const TokenLayout& layout, const Config& config) {
+  check_shape(shape);
+  check_config(config);
+  check_layout(shape, layout, config);
+  Geometry g;
+  g.shape = shape;
+  g.layout = layout;
+  g.config = config;
+  if (g.config.samples_q == 0) g.config.samples_q = config.block_q / 4;
+  if (g.config.samples_kv == 0) g.config.samples_kv = config.block_kv / 4;
+  g.num_q_blocks = semantics::ceil_div(shape.len_q, config.block_q);
+  g.num_kv_blocks = semantics::ceil_div(shape.len_kv, config.block_kv);
+  check_volume(g);
+  g.scale = config.softmax_scale > 0.0F
+                ? config.softmax_scale
+                : static_cast<float>(1.0 / std::sqrt(static_cast<double>(shape.head_dim)));
+  g.forced = make_forced_rule(shape, layout, config);
+  return g;
+}
+
+std::vector<std::int32_t> make_static_order(const Geometry& geometry) {
+  const Config& config = geometry.config;
+  if (config.reorder == Reorder::kNone || config.reorder == Reorder::kKMeans) return {};
+  const TokenLayout& layout = geometry.layout;
+  const semantics::Grid grid{layout.grid.frames, layout.grid.height, layout.grid.width};
+  const index_t first_video = layout.text_side == TextSide::kFront ? layout.text_tokens : 0;
+  std::vector<std::int32_t> order;
+  order.reserve(static_cast<std::size_t>(geometry.shape.len_q));
+  const auto append = [&](index_t video_token) {
+    order.push_back(static_cast<std::int32_t>(first_video + video_token));
+  };
+  if (config.reorder == Reorder::kTile3d) {
+    semantics::walk_tiles(grid, config.tile, append);
+  } else {
+    semantics::walk_gilbert(grid, append);
+  }
+  const index_t first_text = layout.text_side == TextSide::kFront ? 0 : layout.grid.tokens();
+  for (index_t t = 0; t < layout.text_tokens; ++t) {
+    order.push_back(static_cast<std::int32_t>(first_text + t));
+  }
+  return order;
+}
+
+}  // namespace psa::core

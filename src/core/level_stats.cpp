@@ -1,0 +1,131 @@
+// SPDX-License-Identifier: Apache-2.0
+#include "core/level_stats.hpp"
+
+#include <string>
+
+#include "core/geometry.hpp"
+#include "psa/error.hpp"
+
+namespace psa::core {
+namespace {
+
+using semantics::Range;
+
+/// Columns and multiply-adds of one (query block, KV block) pair.
+struct PairCost {
+  double all_columns;       ///< rows x real tokens
+  double computed_columns;  ///< rows x pooled rows
+  double selection_macs;    ///< of the estimator, in units of head_dim
+};
+
+index_t pooled_count(const Geometry& g, index_t kv_block, LevelCode code, index_t kv_length) {
+  const bool official = g.config.compat == Compat::kOfficial;
+  const Range rows =
+      official ? semantics::official_pooled_range(kv_block, g.config.block_kv, code, kv_length)
+               : semantics::pooled_range(kv_block, g.config.block_kv, code, kv_length);
+  return rows.size();
+}
+
+double estimator_macs(const Config& config, index_t rows, index_t tokens) {
+  const auto groups = [](index_t count, index_t size) {
+    return static_cast<double>(semantics::ceil_div(count, size));
+  };
+  switch (config.importance) {
+    case Importance::kSampledMax:
+    case Importance::kSampledMass:
+      return static_cast<double>(config.samples_q) * static_cast<double>(config.samples_kv);
+    case Importance::kAntidiagonal:
+      return groups(rows, config.antidiagonal_stride) * groups(tokens, config.antidiagonal_stride) *
+             static_cast<double>(config.antidiagonal_stride);
+    case Importance::kPooledLse:
+      return groups(rows, config.pooled_tokens) * groups(tokens, config.pooled_tokens);
+    case Importance::kUserScores:
+      return 0.0;
+  }
+  return 0.0;
+}
+
+PairCost pair_cost(const Geometry& g, index_t q_block, index_t kv_block, LevelCode code,
+                   index_t kv_length) {
+  const Range queries = semantics::block_range(q_block, g.config.block_q, g.shape.len_q);
+  const Range keys = semantics::block_range(kv_block, g.config.block_kv, kv_length);
+  const auto visibility =
+      semantics::block_visibility(g.config.causal, queries, keys, g.shape.len_q, kv_length);
+  if (visibility == semantics::Visibility::kHidden) return {0, 0, 0};
+  const auto rows = static_cast<double>(queries.size());
+  return {rows * static_cast<double>(keys.size()),
+          rows * static_cast<double>(pooled_count(g, kv_block, code, kv_length)),
+          is_dense(g.config) ? 0.0 : estimator_macs(g.config, queries.size(), keys.size())};
+}
+
+double ratio(double part, double whole) { return whole > 0.0 ? part / whole : 0.0; }
+
+}  // namespace
+
+LevelStats measure_levels(const Geometry& geometry, const LevelCode* levels,
+                          const std::int32_t* kv_lengths, double* row_density) {
+  LevelStats stats;
+  double all = 0;
+  double computed = 0;
+  double macs = 0;
+  const index_t rows = geometry.shape.batch * geometry.shape.heads_q * geometry.num_q_blocks;
+  for (index_t row = 0; row < rows; ++row) {
+    const index_t batch = row / geometry.num_q_blocks / geometry.shape.heads_q;
+    const index_t kv_length = kv_lengths == nullptr ? geometry.shape.len_kv : kv_lengths[batch];
+    PairCost sum{0, 0, 0};
+    for (index_t j = 0; j < geometry.num_kv_blocks; ++j) {
+      const LevelCode code = levels[row * geometry.num_kv_blocks + j];
+      ++stats.blocks.at(code);
+      const PairCost cost = pair_cost(geometry, row % geometry.num_q_blocks, j, code, kv_length);
+      sum.all_columns += cost.all_columns;
+      sum.computed_columns += cost.computed_columns;
+      sum.selection_macs += cost.selection_macs;
+    }
+    if (row_density != nullptr) row_density[row] = ratio(sum.computed_columns, sum.all_columns);
+    all += sum.all_columns;
+    computed += sum.computed_columns;
+    macs += sum.selection_macs;
+  }
+  stats.density = ratio(computed, all);
+  stats.selection_cost = ratio(macs, 2.0 * all);
+  return stats;
+}
+
+void check_levels(const Geometry& geometry, const LevelCode* levels) {
+  const bool allows_mean = geometry.config.rest == Rest::kMean;
+  const index_t size = geometry.shape.batch * geometry.shape.heads_q * geometry.num_q_blocks *
+                       geometry.num_kv_blocks;
+  for (index_t i = 0; i < size; ++i) {
+    const LevelCode code = levels[i];
+    if (code <= geometry.config.num_levels || (allows_mean && code == kBlockMean)) continue;
+    throw Error(Status::kInvalidArgument,
+                "levels[" + std::to_string(i) + "] is " + std::to_string(code) +
+                    "; the plan allows 0.." + std::to_string(geometry.config.num_levels) +
+                    (allows_mean ? " and 6 (block mean)" : " (6 needs rest = mean)"));
+  }
+}
+
+void build_schedule(const Geometry& geometry, const LevelCode* levels, index_t* row_begin,
+                    ScheduleEntry* entries, index_t capacity) {
+  const index_t rows = geometry.shape.batch * geometry.shape.heads_q * geometry.num_q_blocks;
+  index_t count = 0;
+  for (index_t row = 0; row < rows; ++row) {
+    row_begin[row] = count;
+    const LevelCode* codes = levels + row * geometry.num_kv_blocks;
+    for (int code = semantics::kFinestLevel; code < kNumLevelCodes; ++code) {
+      for (index_t j = 0; j < geometry.num_kv_blocks; ++j) {
+        if (codes[j] != code) continue;
+        if (entries != nullptr && count >= capacity) {
+          throw Error(Status::kInvalidArgument,
+                      "capacity is " + std::to_string(capacity) +
+                          "; the schedule has more entries (ask with entries = NULL first)");
+        }
+        if (entries != nullptr) entries[count] = {static_cast<std::int32_t>(j), code};
+        ++count;
+      }
+    }
+  }
+  row_begin[rows] = count;
+}
+
+}  // namespace psa::core

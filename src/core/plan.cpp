@@ -1,0 +1,148 @@
+// SPDX-License-Identifier: Apache-2.0
+#include "core/plan.hpp"
+
+#include <algorithm>
+#include <sstream>
+
+#include "core/geometry.hpp"
+#include "core/ledger.hpp"
+#include "core/registry.hpp"
+#include "psa/error.hpp"
+
+namespace psa::core {
+namespace {
+
+/// Level code of the pyramid rows that pooled_lse reads: factor 8 or 16.
+int sub_block_level(const Config& config) { return config.pooled_tokens == 16 ? 5 : 4; }
+
+bool reads_values(const Config& config, int code) {
+  return code == kBlockMean ? config.rest == Rest::kMean : code <= config.num_levels;
+}
+
+bool reads_keys(const Config& config, int code) {
+  const bool estimates = config.importance == Importance::kPooledLse && !is_dense(config);
+  return reads_values(config, code) || (estimates && code == sub_block_level(config));
+}
+
+/// Importance is estimated for as many query blocks at a time as fit in about 1/20 of K and V (and
+/// at least 1 MiB), in whole groups of 16 where possible.
+index_t chunk_rows(const Geometry& g) {
+  const index_t kv_bytes = 2 * g.shape.batch * g.shape.heads_kv * g.shape.len_kv *
+                           g.shape.head_dim * static_cast<index_t>(size_of(g.shape.dtype_kv));
+  const index_t budget = std::max<index_t>(index_t{1} << 20, kv_bytes / 20);
+  const index_t row_bytes = g.shape.heads_q * g.num_kv_blocks * static_cast<index_t>(sizeof(float));
+  const index_t rows = std::clamp<index_t>(budget / row_bytes, 1, g.num_q_blocks);
+  return rows > 16 ? rows / 16 * 16 : rows;
+}
+
+}  // namespace
+
+Plan::Plan(const ProblemShape& shape, const TokenLayout& layout, const Config& config,
+           Device device, const PlanOptions& options)
+    : geometry_(make_geometry(shape, layout, config)),
+      backend_(&choose_backend(options.backend, options.isa, geometry_)),
+      executor_((options.num_threads < 0 || options.num_threads > 1024)
+                    ? throw Error(Status::kInvalidArgument,
+                                  "num_threads is " + std::to_string(options.num_threads) +
+                                      "; allowed: 0 (all processors) .. 1024")
+                    : options.num_threads,
+                options.hook) {
+  if (device.type != DeviceType::kCpu) {
+    throw Error(Status::kUnsupported, "device is CUDA; this build of psa has CPU backends only");
+  }
+  if (!is_dense(geometry_.config)) static_order_ = make_static_order(geometry_);
+  chunk_q_blocks_ = chunk_rows(geometry_);
+  lay_out(nullptr, &workspace_bytes_);
+}
+
+Workspace Plan::lay_out(std::byte* base, std::size_t* bytes) const {
+  const ProblemShape& shape = geometry_.shape;
+  const Config& config = geometry_.config;
+  const auto workers = static_cast<std::size_t>(executor_.workers());
+  const auto elements = [](index_t count) { return static_cast<std::size_t>(count); };
+  const index_t kv_heads = shape.batch * shape.heads_kv;
+  Ledger ledger(base);
+  Workspace ws;
+  if (orders_keys_by_content(config)) {
+    if (orders_queries_by_content(config)) {
+      ws.q_index = ledger.take<std::int32_t>(elements(shape.batch * shape.heads_q * shape.len_q));
+    }
+    ws.kv_index = ledger.take<std::int32_t>(elements(kv_heads * shape.len_kv));
+    ws.cluster_work = ledger.take<std::byte>(workers * backend_->cluster_bytes(geometry_));
+  }
+  for (int code = 2; code < kNumLevelCodes; ++code) {
+    PyramidLevel& level = ws.pyramid.at(static_cast<std::size_t>(code));
+    if (!reads_keys(config, code)) continue;
+    level.rows = pyramid_rows(geometry_, code);
+    const std::size_t level_bytes =
+        elements(kv_heads * level.rows * shape.head_dim) * size_of(shape.dtype_kv);
+    level.k = ledger.take<std::byte>(level_bytes);
+    if (reads_values(config, code)) level.v = ledger.take<std::byte>(level_bytes);
+  }
+  if (config.similarity_cap.has_value()) {
+    ws.caps = ledger.take<std::uint8_t>(elements(kv_heads * geometry_.num_kv_blocks));
+  }
+  const index_t row_floats = shape.heads_q * geometry_.num_kv_blocks;
+  ws.importance = ledger.take<float>(elements(chunk_q_blocks_ * row_floats));
+  ws.levels = ledger.take<LevelCode>(elements(shape.batch * geometry_.num_q_blocks * row_floats));
+  ws.scratch = ledger.take<std::byte>(workers * backend_->scratch_bytes(geometry_));
+  *bytes = ledger.bytes();
+  return ws;
+}
+
+Workspace Plan::carve(std::span<std::byte> workspace) const {
+  if (workspace.size() < workspace_bytes_ ||
+      (workspace.data() == nullptr && workspace_bytes_ > 0)) {
+    throw Error(Status::kOutOfMemory, "workspace has " + std::to_string(workspace.size()) +
+                                          " bytes; this plan needs " +
+                                          std::to_string(workspace_bytes_));
+  }
+  if (reinterpret_cast<std::uintptr_t>(workspace.data()) % kWorkspaceAlignment != 0) {
+    throw Error(Status::kInvalidArgument, "workspace is not aligned to 64 bytes");
+  }
+  std::size_t bytes = 0;
+  return lay_out(workspace.data(), &bytes);
+}
+
+StageContext Plan::context(const Workspace& ws) const {
+  return {geometry_, executor_, ws.scratch, backend_->scratch_bytes(geometry_)};
+}
+
+std::string Plan::describe() const {
+  static constexpr const char* kEstimators[] = {"sampled_max", "sampled_mass", "antidiagonal",
+                                                "pooled_lse", "user_scores"};
+  static constexpr const char* kOrders[] = {"none", "gilbert", "tile3d", "kmeans", "hybrid"};
+  const ProblemShape& shape = geometry_.shape;
+  const Config& config = geometry_.config;
+  std::ostringstream text;
+  text << "problem    q [" << shape.batch << "," << shape.heads_q << "," << shape.len_q << ","
+       << shape.head_dim << "], k/v [" << shape.batch << "," << shape.heads_kv << ","
+       << shape.len_kv << "," << shape.head_dim << "]" << (config.causal ? ", causal" : "") << "\n"
+       << "backend    " << backend_->name << (*backend_->isa != '\0' ? " " : "") << backend_->isa
+       << ", " << executor_.workers() << " threads\n"
+       << "blocks     " << geometry_.num_q_blocks << " x " << config.block_q << " queries, "
+       << geometry_.num_kv_blocks << " x " << config.block_kv << " keys\n";
+  if (is_dense(config)) {
+    text << "levels     dense: every block at level 1, nothing is estimated or reordered\n";
+  } else {
+    text << "order      " << kOrders[static_cast<int>(config.reorder)] << "\n"
+         << "importance " << kEstimators[static_cast<int>(config.importance)] << "\n"
+         << "levels     " << (config.rule == LevelRule::kQuota ? "quota" : "threshold");
+    for (int l = 0; l < config.num_levels; ++l) {
+      text << (l == 0 ? " " : "/") << config.budget.at(static_cast<std::size_t>(l));
+    }
+    text << ", rest " << (config.rest == Rest::kMean ? "mean" : "skip")
+         << (config.compat == Compat::kOfficial ? ", compat official" : "") << "\n";
+  }
+  text << "workspace  " << workspace_bytes_ << " bytes\n";
+  for (const BackendEntry& entry : backend_entries()) {
+    if (entry.backend == backend_) break;
+    const char* why_not =
+        entry.backend == nullptr ? entry.reason : entry.backend->why_not(geometry_);
+    text << "not used   " << entry.name << " " << entry.isa << ": "
+         << (why_not != nullptr ? why_not : "another was asked for") << "\n";
+  }
+  return text.str();
+}
+
+}  // namespace psa::core

@@ -1,0 +1,95 @@
+// SPDX-License-Identifier: Apache-2.0
+#pragma once
+
+// Plan: everything about a call that does not depend on the tensors' contents, validated once.
+
+#include <cstddef>
+#include <cstdint>
+#include <memory>
+#include <span>
+#include <string>
+#include <vector>
+
+#include "core/backend.hpp"
+#include "psa/config.hpp"
+#include "psa/level_map.hpp"
+#include "psa/types.hpp"
+
+namespace psa::core {
+
+struct PlanOptions {
+  std::string backend = "auto";
+  std::string isa;  ///< empty: the best
+  int num_threads = 0;
+  ParallelHook hook;
+};
+
+/// The tensors of a call; see psa_io in <psa/psa.h> for shapes. Null pointers mean "not given".
+struct CallIo {
+  TensorView q, k, v, out;
+  float* lse = nullptr;
+  const std::int32_t* kv_lengths = nullptr;
+  const float* scores = nullptr;
+  const LevelCode* levels = nullptr;
+  LevelCode* levels_out = nullptr;
+};
+
+/// What a call did (S-21); times in milliseconds.
+struct RunStats {
+  double density = 0;
+  double selection_cost = 0;
+  std::array<index_t, kNumLevelCodes> blocks{};
+  double reorder_ms = 0, pyramid_ms = 0, importance_ms = 0, levels_ms = 0, attention_ms = 0;
+};
+
+/// Pieces of a call's workspace. One function lays them out, with a null base to count bytes.
+struct Workspace {
+  std::int32_t* q_index = nullptr;
+  std::int32_t* kv_index = nullptr;
+  std::byte* cluster_work = nullptr;
+  KvPyramid pyramid{};
+  std::uint8_t* caps = nullptr;
+  float* importance = nullptr;
+  LevelCode* levels = nullptr;
+  std::byte* scratch = nullptr;
+};
+
+class Plan {
+ public:
+  /// Throws Error(kInvalidArgument or kUnsupported) naming the field at fault.
+  Plan(const ProblemShape& shape, const TokenLayout& layout, const Config& config, Device device,
+       const PlanOptions& options);
+
+  [[nodiscard]] const Geometry& geometry() const { return geometry_; }
+  [[nodiscard]] std::size_t workspace_bytes() const { return workspace_bytes_; }
+  [[nodiscard]] std::string describe() const;
+  /// S-19; empty for the identity and for content-based orders.
+  [[nodiscard]] const std::vector<std::int32_t>& token_order() const { return static_order_; }
+
+  // What the functions of the same names in <psa/psa.h> do.
+  void forward(const CallIo& io, std::span<std::byte> workspace, RunStats* stats) const;
+  void estimate_importance(const CallIo& io, float* importance,
+                           std::span<std::byte> workspace) const;
+  void assign_levels(const CallIo& io, const float* importance, LevelCode* levels,
+                     std::span<std::byte> workspace) const;
+  void select_levels(const CallIo& io, LevelCode* levels, std::span<std::byte> workspace) const;
+  void build_pyramid(const CallIo& io, int level, void* k_pooled, void* v_pooled,
+                     std::span<std::byte> workspace) const;
+
+ private:
+  Geometry geometry_;
+  const Backend* backend_;
+  Executor executor_;
+  std::vector<std::int32_t> static_order_;
+  index_t chunk_q_blocks_ = 0;
+  std::size_t workspace_bytes_ = 0;
+
+  Workspace lay_out(std::byte* base, std::size_t* bytes) const;
+  Workspace carve(std::span<std::byte> workspace) const;
+  StageContext context(const Workspace& ws) const;
+  Inputs order_inputs(const CallIo& io, const Workspace& ws, bool needs_q) const;
+  void select(const Inputs& inputs, const CallIo& io, const Workspace& ws, LevelMapView levels,
+              RunStats* stats) const;
+};
+
+}  // namespace psa::core

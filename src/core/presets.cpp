@@ -1,0 +1,177 @@
+// SPDX-License-Identifier: Apache-2.0
+#include "core/presets.hpp"
+
+#include <algorithm>
+#include <cmath>
+#include <sstream>
+#include <string>
+#include <vector>
+
+#include "psa/error.hpp"
+#include "semantics/pooling.hpp"
+
+namespace psa::core {
+namespace {
+
+using Budget = std::array<float, kMaxLevels>;
+
+/// Cumulative shares of the blocks at levels 1, 2, 4, 8, per unit of density: the split that
+/// docs/selection.md measures as best of those tried.
+constexpr std::array<double, 4> kPyramidSplit{0.55, 0.85, 1.25, 2.85};
+
+/// Only what the budget depends on; the rest of the configuration is checked with the plan.
+void check_levels_fit(const Config& config) {
+  if (!semantics::is_block_size(config.block_kv)) {
+    throw Error(Status::kInvalidArgument,
+                "block_kv is " + std::to_string(config.block_kv) + "; allowed: 16, 32, 64, 128");
+  }
+  if (config.num_levels < 1 || config.num_levels > kMaxLevels ||
+      !semantics::is_level_code(config.num_levels, config.block_kv)) {
+    throw Error(Status::kInvalidArgument, "num_levels is " + std::to_string(config.num_levels) +
+                                              "; allowed: 1..5 with 2^(num_levels-1) <= block_kv");
+  }
+}
+
+double density_of(const Budget& budget, const Config& config) {
+  double density = 0;
+  double previous = 0;
+  for (int l = 1; l <= config.num_levels; ++l) {
+    const double share = static_cast<double>(budget.at(static_cast<std::size_t>(l - 1)));
+    density += (share - previous) / static_cast<double>(semantics::pool_factor(l, config.block_kv));
+    previous = share;
+  }
+  return config.rest == Rest::kMean ? density + (1.0 - previous) / config.block_kv : density;
+}
+
+Budget split_budget(double unit, int num_levels) {
+  Budget budget{};
+  for (std::size_t l = 0; l < budget.size(); ++l) {
+    const std::size_t used = std::min<std::size_t>(l, static_cast<std::size_t>(num_levels) - 1);
+    const double share = kPyramidSplit.at(std::min(used, kPyramidSplit.size() - 1)) * unit;
+    budget.at(l) = static_cast<float>(std::min(share, 1.0));
+  }
+  return budget;
+}
+
+Config published(int block_kv, LevelRule rule, const std::array<float, 4>& shares) {
+  Config config;
+  config.block_kv = block_kv;
+  config.rule = rule;
+  config.num_levels = 4;
+  config.budget = {shares[0], shares[1], shares[2], shares[3], shares[3]};
+  config.rest = Rest::kSkip;
+  config.min_full_blocks = 1;
+  config.importance = Importance::kSampledMax;
+  config.reorder = Reorder::kGilbert;
+  return config;
+}
+
+Config without_reorder(Config config) {
+  config.reorder = Reorder::kNone;
+  return config;
+}
+
+Config with_similarity(Config config, const std::array<float, 3>& min_cosine) {
+  config.similarity_cap = {{min_cosine[0], min_cosine[1], min_cosine[2], min_cosine[2]}};
+  return config;
+}
+
+/// Video LLM prefill: causal, antidiagonal estimate, sink block and text kept.
+Config published_prefill() {
+  Config config = published(128, LevelRule::kThreshold, {0.7F, 0.8F, 0.9F, 0.9F});
+  config.reorder = Reorder::kNone;
+  config.importance = Importance::kAntidiagonal;
+  config.antidiagonal_stride = 8;
+  config.causal = true;
+  config.sink_blocks = 1;
+  return with_similarity(config, {0.75F, 0.70F, 0.70F});
+}
+
+Config prefill(double density) {
+  Config config;
+  config.importance = Importance::kAntidiagonal;
+  config.causal = true;
+  config.sink_blocks = 1;
+  config.budget = budget_for_density(config, density);
+  return config;
+}
+
+Config along_grid(double density) {
+  Config config;
+  config.reorder = Reorder::kGilbert;
+  config.budget = budget_for_density(config, density);
+  return config;
+}
+
+Config dense() {
+  Config config;
+  config.num_levels = 1;
+  config.budget = {1.0F, 1.0F, 1.0F, 1.0F, 1.0F};
+  config.rest = Rest::kSkip;
+  return config;
+}
+
+std::vector<PresetEntry> make_presets() {
+  constexpr LevelRule kQuota = LevelRule::kQuota;
+  constexpr LevelRule kThreshold = LevelRule::kThreshold;
+  const Config topk_4steps = published(128, kQuota, {0.05F, 0.15F, 0.25F, 0.50F});
+  const Config cog = published(128, kQuota, {0.10F, 0.15F, 0.15F, 0.35F});
+  const Config wan_1b = published(128, kThreshold, {0.50F, 0.60F, 0.70F, 0.80F});
+  return {
+      {"balanced", "density .15 along the Gilbert curve, rest as means", along_grid(0.15), 0, 16,
+       16, 4, 0},
+      {"quality", "density .25 along the Gilbert curve, rest as means", along_grid(0.25), 0, 16, 16,
+       4, 0},
+      {"speed", "density .08 along the Gilbert curve, rest as means", along_grid(0.08), 0, 16, 16,
+       4, 0},
+      {"prefill", "video LLM prefill: causal, density .25, sink block, rest as means",
+       prefill(0.25), 0, 28, 28, 2, 0},
+      {"dense", "every block at level 1", dense(), 0, 1, 1, 1, 0},
+      {"wan2.1-14b", "published psa_balanced of Wan2.1_14b",
+       published(128, kThreshold, {0.40F, 0.50F, 0.60F, 0.80F}), 15, 16, 16, 4, 0},
+      {"wan2.1-1.3b", "published psa_balanced of Wan2.1_1.3b, similarity cap",
+       with_similarity(wan_1b, {0.70F, 0.65F, 0.60F}), 15, 16, 16, 4, 0},
+      {"wan2.1-1.3b-topk", "published psa_topk of Wan2.1_1.3b",
+       published(32, kQuota, {0.05F, 0.10F, 0.15F, 0.25F}), 15, 16, 16, 4, 0},
+      {"wan2.1-1.3b-4steps", "published psa_4steps of Wan2.1_1.3b_4steps",
+       published(128, kQuota, {0.05F, 0.10F, 0.10F, 0.30F}), 0, 16, 16, 4, 0},
+      {"wan2.2-a14b", "published psa_balanced of Wan2.2_A14B",
+       published(32, kThreshold, {0.50F, 0.60F, 0.60F, 0.80F}), 12, 16, 16, 4, 0},
+      {"wan2.2-5b", "published psa_balanced of Wan2.2_5B",
+       published(32, kThreshold, {0.60F, 0.70F, 0.70F, 0.80F}), 15, 32, 32, 4, 0},
+      {"cogvideox1.5-5b", "published psa_balanced of CogVideo1.5_5b",
+       published(32, kQuota, {0.10F, 0.15F, 0.15F, 0.35F}), 15, 16, 16, 8, 226},
+      {"cogvideox-5b", "published psa_balanced of CogVideo_5b", without_reorder(cog), 15, 16, 16, 4,
+       226},
+      {"cogvideox-5b-4steps", "published psa_4steps of CogVideo_5b", without_reorder(topk_4steps),
+       0, 16, 16, 4, 226},
+      {"qwen2.5-vl", "published prefill of Qwen2.5-VL", published_prefill(), 0, 28, 28, 2, 512},
+  };
+}
+
+}  // namespace
+
+std::array<float, kMaxLevels> budget_for_density(const Config& config, double density) {
+  check_levels_fit(config);
+  const double least = config.rest == Rest::kMean ? 1.0 / config.block_kv : 0.0;
+  if (!(density > least && density <= 1.0)) {
+    std::ostringstream text;
+    text << "density is " << density << "; allowed: more than " << least
+         << (config.rest == Rest::kMean ? " (the block means alone)" : "") << ", up to 1";
+    throw Error(Status::kInvalidArgument, text.str());
+  }
+  double low = 0.0;
+  double high = 1.0 / kPyramidSplit[0];  // everything at level 1
+  for (int step = 0; step < 60; ++step) {
+    const double middle = (low + high) / 2;
+    (density_of(split_budget(middle, config.num_levels), config) < density ? low : high) = middle;
+  }
+  return split_budget(high, config.num_levels);
+}
+
+std::span<const PresetEntry> presets() {
+  static const std::vector<PresetEntry> entries = make_presets();
+  return entries;
+}
+
+}  // namespace psa::core

@@ -1,0 +1,73 @@
+// SPDX-License-Identifier: Apache-2.0
+#include "core/registry.hpp"
+
+#include <array>
+#include <cstring>
+
+#include "cpu/backend.hpp"
+#include "psa/error.hpp"
+#include "reference/backend.hpp"
+
+namespace psa::core {
+namespace {
+
+struct KnownIsa {
+  const char* isa;
+  const char* purpose;
+  const char* missing;
+};
+
+constexpr std::array<KnownIsa, 4> kCpuIsas{{
+    {"avx512_bf16", "AVX-512 with bf16 dot products",
+     "this processor has no AVX512_BF16 instructions"},
+    {"avx512", "AVX-512; bf16 and f16 are computed in f32", "this processor has no AVX-512"},
+    {"avx2", "AVX2 and FMA; bf16 and f16 are computed in f32", "this processor has no AVX2"},
+    {"scalar", "any processor", "not in this build"},
+}};
+
+std::vector<BackendEntry> make_entries() {
+  std::vector<BackendEntry> entries;
+  for (const KnownIsa& known : kCpuIsas) {
+    BackendEntry entry{nullptr, "cpu", known.isa, known.missing};
+    for (const Backend& backend : cpu::all_backends()) {
+      if (std::strcmp(backend.isa, known.isa) != 0) continue;
+      entry.backend = &backend;
+      entry.reason = known.purpose;
+    }
+    entries.push_back(entry);
+  }
+  entries.push_back({&reference::backend(), "reference", "",
+                     "the oracle: double precision, naive; only when asked for by name"});
+  return entries;
+}
+
+}  // namespace
+
+const std::vector<BackendEntry>& backend_entries() {
+  static const std::vector<BackendEntry> entries = make_entries();
+  return entries;
+}
+
+const Backend& choose_backend(const std::string& name, const std::string& isa,
+                              const Geometry& geometry) {
+  std::string refused;
+  for (const BackendEntry& entry : backend_entries()) {
+    const bool is_reference = std::strcmp(entry.name, "reference") == 0;
+    if (name == "auto" ? is_reference : name != entry.name) continue;
+    if (!isa.empty() && isa != entry.isa) continue;
+    const char* why_not =
+        entry.backend == nullptr ? entry.reason : entry.backend->why_not(geometry);
+    if (why_not == nullptr) return *entry.backend;
+    refused += std::string("; ") + entry.name + " " + entry.isa + ": " + why_not;
+  }
+  std::string message =
+      "backend is \"" + name + "\"" + (isa.empty() ? "" : ", isa \"" + isa + "\"");
+  if (!refused.empty()) throw Error(Status::kUnsupported, message + refused);
+  message += "; allowed: auto";
+  for (const BackendEntry& entry : backend_entries()) {
+    message += std::string(", ") + entry.name + (*entry.isa != '\0' ? " " : "") + entry.isa;
+  }
+  throw Error(Status::kInvalidArgument, message);
+}
+
+}  // namespace psa::core

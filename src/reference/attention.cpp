@@ -1,0 +1,156 @@
+// SPDX-License-Identifier: Apache-2.0
+
+// Attention stage: one soft-max over the rows of all levels that a query block reads (S-5 to S-8;
+// S-22(a) for compat = official).
+//
+//   in   q [B, Hq, Lq, D], k, v [B, Hkv, Lkv, D], pyramid, levels [B, Hq, Nq, Nk]
+//   out  out [B, Hq, Lq, D] and lse [B, Hq, Lq] (may be null), both in the caller's order
+//
+//   S-1  query head h reads KV head h / (Hq / Hkv)
+//   S-5  s = scale * q . k + ln(weight)
+//   S-6  out = sum e^s v / sum e^s, lse = ln sum e^s
+//   S-7  nothing to read: out = 0, lse = -inf
+//   S-8  a pooled row is visible if the last position that it stands for is
+//
+// Cost: 4 * D per query row and row that it reads.
+
+#include <algorithm>
+#include <array>
+#include <cmath>
+#include <vector>
+
+#include "reference/rows.hpp"
+#include "reference/stages.hpp"
+#include "semantics/online_softmax.hpp"
+#include "semantics/pooling.hpp"
+
+namespace psa::reference {
+namespace {
+
+using semantics::Range;
+
+/// Keys and values of one KV head by level code: [rows][D] each.
+struct KvHead {
+  std::array<std::vector<Row>, kNumLevelCodes> keys;
+  std::array<std::vector<Row>, kNumLevelCodes> values;
+};
+
+/// A (pooled) row as a query sees it.
+struct PooledRow {
+  const Row* key;
+  const Row* value;
+  index_t last_position;
+  double bias;
+};
+
+/// A query row that has met the rows that it reads.
+struct AttendedRow {
+  Row out;  // [D]
+  double lse;
+};
+
+KvHead load_kv_head(const core::Geometry& geometry, const core::AttentionParams& params,
+                    index_t batch, index_t kv_head) {
+  KvHead head;
+  const std::int32_t* order = params.inputs.kv_order.of(batch, kv_head);
+  head.keys[semantics::kFinestLevel] = load_head(params.inputs.k, order, batch, kv_head);
+  head.values[semantics::kFinestLevel] = load_head(params.inputs.v, order, batch, kv_head);
+  for (std::size_t code = semantics::kFinestLevel + 1; code < head.keys.size(); ++code) {
+    const core::PyramidLevel& level = params.pyramid[code];
+    if (level.k == nullptr || level.v == nullptr) continue;
+    const TensorView k = level_view(geometry, level.rows, level.k);
+    const TensorView v = level_view(geometry, level.rows, level.v);
+    head.keys[code] = load_head(k, nullptr, batch, kv_head);
+    head.values[code] = load_head(v, nullptr, batch, kv_head);
+  }
+  return head;
+}
+
+/// The rows that a query block reads of KV block `kv_block` at level `code`.
+std::vector<PooledRow> read_block(const Config& config, const KvHead& head, index_t kv_block,
+                                  int code, index_t kv_length) {
+  const bool padded = config.compat == Compat::kOfficial && code > semantics::kFinestLevel;
+  const index_t factor = semantics::pool_factor(code, config.block_kv);
+  const Range range =
+      padded ? semantics::official_pooled_range(kv_block, config.block_kv, code, kv_length)
+             : semantics::pooled_range(kv_block, config.block_kv, code, kv_length);
+  std::vector<PooledRow> rows;
+  for (index_t g = range.begin; g < range.end; ++g) {
+    // S-22(a): the padding counts as positions of its own.
+    const index_t last =
+        padded ? (g + 1) * factor - 1 : semantics::pooled_tokens(g, factor, kv_length).end - 1;
+    const index_t weight = padded ? semantics::official_pooled_weight(factor)
+                                  : semantics::pooled_weight(g, factor, kv_length);
+    const auto level = static_cast<std::size_t>(code);
+    rows.push_back({&head.keys[level][to_size(g)], &head.values[level][to_size(g)], last,
+                    semantics::pooled_bias(weight)});
+  }
+  return rows;
+}
+
+AttendedRow attend(const Row& query, const std::vector<PooledRow>& visible, double scale) {
+  std::vector<double> logits;
+  semantics::SoftmaxState<double> state;
+  for (const PooledRow& row : visible) {
+    logits.push_back(scale * dot(query, *row.key) + row.bias);
+    state.max = std::max(state.max, logits.back());
+  }
+  AttendedRow result{Row(query.size(), 0.0), 0.0};
+  for (std::size_t r = 0; r < visible.size(); ++r) {
+    const double p = std::exp(logits[r] - state.max);
+    state.sum += p;
+    for (std::size_t c = 0; c < query.size(); ++c) result.out[c] += p * (*visible[r].value)[c];
+  }
+  for (double& x : result.out) x *= semantics::normaliser(state);
+  result.lse = semantics::log_sum_exp(state);
+  return result;
+}
+
+/// One query head: queries [Lq][D] in working order.
+void attend_head(const core::Geometry& geometry, const core::AttentionParams& params, index_t batch,
+                 index_t head_q, const KvHead& kv_head) {
+  const Config& config = geometry.config;
+  const index_t len_q = geometry.shape.len_q;
+  const index_t kv_length = key_length(geometry, params.inputs, batch);
+  const std::int32_t* order = params.inputs.q_order.of(batch, head_q);
+  const std::vector<Row> queries = load_head(params.inputs.q, order, batch, head_q);
+  for (index_t i = 0; i < geometry.num_q_blocks; ++i) {
+    const LevelCode* codes = params.levels.row(batch, head_q, i);
+    std::vector<PooledRow> rows;
+    for (index_t j = 0; j < geometry.num_kv_blocks; ++j) {
+      const auto block = read_block(config, kv_head, j, codes[j], kv_length);
+      rows.insert(rows.end(), block.begin(), block.end());
+    }
+    const Range block = semantics::block_range(i, config.block_q, len_q);
+    for (index_t r = block.begin; r < block.end; ++r) {
+      const index_t position = semantics::causal_position(r, len_q, kv_length);
+      std::vector<PooledRow> visible;
+      for (const PooledRow& row : rows) {
+        if (semantics::is_visible(config.causal, row.last_position, position)) {
+          visible.push_back(row);
+        }
+      }
+      const AttendedRow result =
+          attend(queries[to_size(r)], visible, static_cast<double>(geometry.scale));
+      const index_t token = token_at(order, r);
+      store_row(params.out, batch, head_q, token, result.out);
+      if (params.lse == nullptr) continue;
+      params.lse[(batch * geometry.shape.heads_q + head_q) * len_q + token] =
+          static_cast<float>(result.lse);
+    }
+  }
+}
+
+}  // namespace
+
+void attention(const core::StageContext& context, const core::AttentionParams& params) {
+  const core::Geometry& geometry = context.geometry;
+  for (index_t b = 0; b < geometry.shape.batch; ++b) {
+    for (index_t h = 0; h < geometry.shape.heads_q; ++h) {
+      const KvHead kv_head = load_kv_head(geometry, params, b, h / geometry.heads_per_kv());
+      attend_head(geometry, params, b, h, kv_head);
+    }
+  }
+}
+
+}  // namespace psa::reference

@@ -1,0 +1,35 @@
+// SPDX-License-Identifier: Apache-2.0
+#include "reference/backend.hpp"
+
+#include <cstddef>
+
+#include "reference/stages.hpp"
+
+namespace psa::reference {
+namespace {
+
+const char* why_not(const core::Geometry& /*geometry*/) { return nullptr; }
+
+// The stages allocate what they need.
+std::size_t no_bytes(const core::Geometry& /*geometry*/) { return 0; }
+
+}  // namespace
+
+const core::Backend& backend() {
+  static constexpr core::Backend kBackend{
+      .name = "reference",
+      .isa = "",
+      .why_not = why_not,
+      .scratch_bytes = no_bytes,
+      .cluster_bytes = no_bytes,
+      .cluster = cluster,
+      .pyramid = pyramid,
+      .similarity = similarity,
+      .importance = importance,
+      .levels = levels,
+      .attention = attention,
+  };
+  return kBackend;
+}
+
+}  // namespace psa::reference

@@ -1,0 +1,225 @@
+// SPDX-License-Identifier: Apache-2.0
+
+// Levels stage: from the importance of a row's blocks to their levels (S-13 to S-18; S-22(b) to (f)
+// for compat = official).
+//
+//   in   importance [Hq, chunk, Nk] (null: all equal), caps [B, Hkv, Nk] (null: none), key lengths
+//   out  levels [B, Hq, Nq, Nk], the rows of the chunk
+//
+// Per row: the candidates (blocks that are not hidden) are ranked; the rule turns the budgets into
+// cuts of the ranked list; the similarity cap refines; what lies behind the last cut becomes the
+// rest. Exact: the same importance gives the same levels on every backend.
+//
+// Cost: one sort of Nk entries per row.
+
+#include "semantics/levels.hpp"
+
+#include <algorithm>
+#include <vector>
+
+#include "reference/rows.hpp"
+#include "reference/stages.hpp"
+#include "semantics/official.hpp"
+
+namespace psa::reference {
+namespace {
+
+using semantics::Range;
+using semantics::RankKey;
+
+/// One row of the level map.
+struct LevelRow {
+  const core::Geometry& geometry;
+  index_t batch;
+  index_t head_q;
+  index_t q_block;
+  index_t kv_length;
+  const float* importance;   // [Nk] or null
+  const std::uint8_t* caps;  // [Nk] or null
+
+  [[nodiscard]] const Config& config() const { return geometry.config; }
+  [[nodiscard]] bool is_official() const { return config().compat == Compat::kOfficial; }
+  [[nodiscard]] int rest_code() const {
+    return config().rest == Rest::kMean ? semantics::kBlockMeanCode : semantics::kSkipCode;
+  }
+};
+
+/// The candidates of a row with their forced flags, in rising order of the KV block.
+std::vector<RankKey> candidates(const LevelRow& row) {
+  const Config& config = row.config();
+  const index_t len_q = row.geometry.shape.len_q;
+  const Range queries = semantics::block_range(row.q_block, config.block_q, len_q);
+  std::vector<RankKey> found;
+  for (index_t j = 0; j < row.geometry.num_kv_blocks; ++j) {
+    const Range keys = semantics::block_range(j, config.block_kv, row.kv_length);
+    const auto visibility =
+        semantics::block_visibility(config.causal, queries, keys, len_q, row.kv_length);
+    if (visibility == semantics::Visibility::kHidden) continue;
+    const bool forced = semantics::is_forced(row.geometry.forced, queries, keys, j, visibility);
+    const float importance = row.importance == nullptr ? 0.0F : row.importance[j];
+    found.push_back({forced, semantics::ranked_importance(importance), j});
+  }
+  return found;
+}
+
+float share_of(const Config& config, int level) { return config.budget[to_size(level - 1)]; }
+
+/// S-14.
+index_t quota_cut(const std::vector<RankKey>& ranked, float share) {
+  return semantics::quota_cut(static_cast<index_t>(ranked.size()), share);
+}
+
+/// S-15.
+index_t threshold_cut(const std::vector<RankKey>& ranked, float share) {
+  float largest = -semantics::kLargestFloat;
+  for (const RankKey& key : ranked) largest = std::max(largest, key.importance);
+  std::uint64_t total = 0;
+  for (const RankKey& key : ranked) total += semantics::threshold_mass(key.importance, largest);
+  std::uint64_t mass = 0;
+  index_t cut = 0;
+  while (!semantics::threshold_reached(mass, total, share)) {
+    mass += semantics::threshold_mass(ranked[to_size(cut)].importance, largest);
+    ++cut;
+  }
+  return cut;
+}
+
+/// Codes that the ranked blocks get from the rule, S-14 or S-15 with S-17 and S-18.
+std::vector<int> assign(const LevelRow& row, const std::vector<RankKey>& ranked) {
+  const Config& config = row.config();
+  const auto count = static_cast<index_t>(ranked.size());
+  const auto forced = static_cast<index_t>(
+      std::count_if(ranked.begin(), ranked.end(), [](const RankKey& key) { return key.forced; }));
+  std::vector<int> codes(ranked.size(), row.rest_code());
+  index_t last = 0;
+  for (int level = semantics::kFinestLevel; level <= config.num_levels; ++level) {
+    const float share = share_of(config, level);
+    index_t cut =
+        config.rule == LevelRule::kQuota ? quota_cut(ranked, share) : threshold_cut(ranked, share);
+    if (level == semantics::kFinestLevel) {
+      cut = semantics::full_cut(cut, forced, config.min_full_blocks, count);
+    }
+    for (; last < cut; ++last) codes[to_size(last)] = level;
+  }
+  return codes;
+}
+
+// ---- S-22 ---------------------------------------------------------------------------------------
+
+/// Cumulative shares of the ranked blocks, in double; NaN and negative importance count as 0.
+std::vector<double> cumulative_shares(const std::vector<RankKey>& ranked) {
+  std::vector<double> shares;
+  double sum = 0.0;
+  for (const RankKey& key : ranked) {
+    sum += static_cast<double>(std::max(key.importance, 0.0F));
+    shares.push_back(sum);
+  }
+  for (double& share : shares) share = sum > 0.0 ? share / sum : 0.0;
+  return shares;
+}
+
+/// S-22(b) and (c). End of the run of `level`, which starts at rank `last`.
+index_t official_end(const Config& config, const std::vector<RankKey>& ranked, int level,
+                     index_t last) {
+  const auto count = static_cast<index_t>(ranked.size());
+  const auto upto = static_cast<double>(share_of(config, level));
+  const index_t factor = semantics::pool_factor(level, config.block_kv);
+  if (config.rule == LevelRule::kQuota) {
+    const index_t cut = semantics::official_quota_cut(count, upto);
+    return semantics::official_aligned_end(last, cut, factor, count);
+  }
+  index_t within = 0;
+  for (const double share : cumulative_shares(ranked)) {
+    if (semantics::official_is_within(share, upto)) ++within;
+  }
+  const index_t cut = semantics::official_threshold_cut(within, last, count);
+  const index_t end = semantics::official_aligned_end(last, cut, factor, count);
+  return level == semantics::kFinestLevel ? std::max(end, semantics::official_min_full(count))
+                                          : end;
+}
+
+/// S-22(d). Codes of the threshold bands.
+std::vector<int> official_bands(const LevelRow& row, const std::vector<RankKey>& ranked) {
+  const Config& config = row.config();
+  const std::vector<double> shares = cumulative_shares(ranked);
+  std::vector<int> codes(ranked.size(), row.rest_code());
+  for (std::size_t p = 0; p < ranked.size(); ++p) {
+    double lower = 0.0;
+    for (int level = semantics::kFinestLevel; level <= config.num_levels; ++level) {
+      const auto upper = static_cast<double>(share_of(config, level));
+      if (semantics::official_is_in_band(shares[p], lower, upper)) codes[p] = level;
+      lower = upper;
+    }
+  }
+  return codes;
+}
+
+/// Codes that the ranked blocks get in the published code, before forced blocks are overwritten.
+std::vector<int> assign_official(const LevelRow& row, const std::vector<RankKey>& ranked) {
+  const Config& config = row.config();
+  if (config.causal && config.rule == LevelRule::kThreshold) return official_bands(row, ranked);
+  std::vector<int> codes(ranked.size(), row.rest_code());
+  index_t last = 0;
+  for (int level = semantics::kFinestLevel; level <= config.num_levels; ++level) {
+    const index_t end = config.causal
+                            ? semantics::official_causal_quota_cut(
+                                  static_cast<index_t>(ranked.size()), share_of(config, level))
+                            : official_end(config, ranked, level, last);
+    for (; last < end; ++last) codes[to_size(last)] = level;
+  }
+  return codes;
+}
+
+/// S-22(f): the rule sees no forced blocks; they are overwritten after it.
+std::vector<int> assign_then_force(const LevelRow& row, std::vector<RankKey>& ranked) {
+  const std::vector<RankKey> with_flags = ranked;  // by KV block
+  for (RankKey& key : ranked) key.forced = false;
+  std::sort(ranked.begin(), ranked.end(), semantics::ranks_before);
+  std::vector<int> codes = assign_official(row, ranked);
+  for (const RankKey& key : with_flags) {
+    if (!key.forced) continue;
+    for (std::size_t p = 0; p < ranked.size(); ++p) {
+      if (ranked[p].kv_block == key.kv_block) codes[p] = semantics::kFinestLevel;
+    }
+  }
+  return codes;
+}
+
+void assign_row(const LevelRow& row, LevelCode* codes) {
+  std::fill_n(codes, row.geometry.num_kv_blocks, kSkip);
+  std::vector<RankKey> ranked = candidates(row);
+  std::vector<int> ranked_codes;
+  if (row.is_official()) {
+    ranked_codes = assign_then_force(row, ranked);
+  } else {
+    std::sort(ranked.begin(), ranked.end(), semantics::ranks_before);
+    ranked_codes = assign(row, ranked);
+  }
+  for (std::size_t p = 0; p < ranked.size(); ++p) {
+    const index_t j = ranked[p].kv_block;
+    const int cap = row.caps == nullptr ? semantics::kCoarsestLevel : row.caps[j];
+    codes[j] = static_cast<LevelCode>(semantics::capped_level(ranked_codes[p], cap));
+  }
+}
+
+}  // namespace
+
+void levels(const core::StageContext& context, const core::LevelsParams& params) {
+  const core::Geometry& geometry = context.geometry;
+  const core::RowChunk& chunk = params.chunk;
+  const index_t num_kv_blocks = geometry.num_kv_blocks;
+  const float* importance = params.importance;
+  const index_t kv_length = key_length(geometry, params.inputs, chunk.batch);
+  for (index_t h = 0; h < geometry.shape.heads_q; ++h) {
+    const index_t kv_head = chunk.batch * geometry.shape.heads_kv + h / geometry.heads_per_kv();
+    const std::uint8_t* caps =
+        params.caps == nullptr ? nullptr : params.caps + kv_head * num_kv_blocks;
+    for (index_t i = chunk.q_block_begin; i < chunk.q_block_end; ++i) {
+      const LevelRow row{geometry, chunk.batch, h, i, kv_length, importance, caps};
+      assign_row(row, params.levels.row(chunk.batch, h, i));
+      if (importance != nullptr) importance += num_kv_blocks;
+    }
+  }
+}
+
+}  // namespace psa::reference

@@ -1,0 +1,418 @@
+// SPDX-License-Identifier: Apache-2.0
+
+// The levels stage of the reference backend by hand and against a second model that knows nothing
+// of src/semantics (S-13 to S-18).
+
+#include <gtest/gtest.h>
+
+#include <algorithm>
+#include <cmath>
+#include <limits>
+#include <random>
+
+#include "reference/backend.hpp"
+#include "support/problem_cases.hpp"
+#include "support/stage_runner.hpp"
+
+namespace psa::testing {
+namespace {
+
+using Codes = std::vector<LevelCode>;
+
+constexpr float kNan = std::numeric_limits<float>::quiet_NaN();
+constexpr float kInf = std::numeric_limits<float>::infinity();
+
+// ---- by hand ------------------------------------------------------------------------------------
+
+/// One query block and `blocks` KV blocks of 16; rest = skip, no minimum.
+Problem row_problem(index_t blocks, LevelRule rule, const std::array<float, 5>& budget) {
+  Problem problem;
+  problem.shape.len_q = 16;
+  problem.shape.len_kv = 16 * blocks;
+  problem.config.rule = rule;
+  problem.config.budget = budget;
+  problem.config.rest = Rest::kSkip;
+  problem.config.min_full_blocks = 0;
+  return problem;
+}
+
+Codes levels_of(const Problem& problem, const std::vector<float>& importance,
+                const std::vector<std::uint8_t>& caps = {},
+                const std::vector<std::int32_t>& kv_lengths = {}) {
+  return StageRunner(reference::backend(), problem.geometry()).levels(kv_lengths, importance, caps);
+}
+
+constexpr std::array<float, 5> kQuarters{0.25F, 0.5F, 0.75F, 1.0F, 1.0F};
+
+TEST(ReferenceLevels, S14RankedBlocksFillTheLevelsInTurn) {
+  const Problem problem = row_problem(8, LevelRule::kQuota, kQuarters);
+  EXPECT_EQ(levels_of(problem, {8, 7, 6, 5, 4, 3, 2, 1}), (Codes{1, 1, 2, 2, 3, 3, 4, 4}));
+  EXPECT_EQ(levels_of(problem, {1, 8, 2, 7, 3, 6, 4, 5}), (Codes{4, 1, 4, 1, 3, 2, 3, 2}));
+}
+
+TEST(ReferenceLevels, S13TiesGoToTheLowerBlock) {
+  const Problem problem = row_problem(8, LevelRule::kQuota, kQuarters);
+  EXPECT_EQ(levels_of(problem, std::vector<float>(8, 3.0F)), (Codes{1, 1, 2, 2, 3, 3, 4, 4}));
+  EXPECT_EQ(levels_of(problem, {}), (Codes{1, 1, 2, 2, 3, 3, 4, 4})) << "no importance: all equal";
+}
+
+TEST(ReferenceLevels, S13NanRanksLast) {
+  const Problem problem = row_problem(8, LevelRule::kQuota, kQuarters);
+  EXPECT_EQ(levels_of(problem, {kNan, 0, kNan, 1, kInf, 0, 2, 3}), (Codes{4, 3, 4, 2, 1, 3, 2, 1}));
+}
+
+TEST(ReferenceLevels, S14HalvesRoundUp) {
+  // 5 blocks: 0.5 -> 2.5 -> 3.
+  const Problem problem = row_problem(5, LevelRule::kQuota, {0.5F, 0.5F, 0.5F, 0.5F, 0.5F});
+  EXPECT_EQ(levels_of(problem, {}), (Codes{1, 1, 1, 0, 0}));
+}
+
+TEST(ReferenceLevels, S14EmptyLevelsAreLeftOut) {
+  Problem problem = row_problem(4, LevelRule::kQuota, {0.25F, 0.25F, 0.25F, 0.5F, 0.75F});
+  problem.config.num_levels = 5;
+  EXPECT_EQ(levels_of(problem, {}), (Codes{1, 4, 5, 0}));
+  problem.config.num_levels = 1;
+  EXPECT_EQ(levels_of(problem, {}), (Codes{1, 0, 0, 0}));
+}
+
+TEST(ReferenceLevels, S15CutsFollowTheCumulativeShare) {
+  // Shares 0.5, 0.25, 0.125, 0.125.
+  const std::vector<float> importance{0.125F, 0.5F, 0.125F, 0.25F};
+  EXPECT_EQ(
+      levels_of(row_problem(4, LevelRule::kThreshold, {0.5F, 0.75F, 0.8F, 1.0F, 1.0F}), importance),
+      (Codes{3, 1, 4, 2}))
+      << "cuts 1, 2, 3 (crossing), 4";
+  EXPECT_EQ(levels_of(row_problem(4, LevelRule::kThreshold, {0.51F, 0.51F, 0.51F, 0.9F, 1.0F}),
+                      importance),
+            (Codes{4, 1, 4, 1}));
+  EXPECT_EQ(
+      levels_of(row_problem(4, LevelRule::kThreshold, {0.0F, 0.1F, 0.1F, 0.1F, 1.0F}), importance),
+      (Codes{0, 2, 0, 0}))
+      << "a budget of 0 gives nothing, the crossing block is the first";
+}
+
+TEST(ReferenceLevels, S15WithoutImportanceSharesAreEqual) {
+  const Problem problem = row_problem(4, LevelRule::kThreshold, {0.25F, 0.5F, 0.5F, 0.75F, 1.0F});
+  const Codes expected{1, 2, 4, 0};
+  EXPECT_EQ(levels_of(problem, {}), expected);
+  EXPECT_EQ(levels_of(problem, {0, 0, 0, 0}), expected);
+  EXPECT_EQ(levels_of(problem, {5, 5, 5, 5}), expected);
+  EXPECT_EQ(levels_of(problem, {kNan, kNan, kNan, kNan}), expected);
+}
+
+TEST(ReferenceLevels, S15BlocksWithoutMassAreNotReadForTheSumToBeWhole) {
+  const Problem problem = row_problem(4, LevelRule::kThreshold, {0.5F, 1.0F, 1.0F, 1.0F, 1.0F});
+  EXPECT_EQ(levels_of(problem, {1, 0, 1, kNan}), (Codes{1, 0, 2, 0}));
+}
+
+TEST(ReferenceLevels, S16CapsRefineButDoNotFillOrSkip) {
+  Problem problem = row_problem(8, LevelRule::kQuota, {0.25F, 0.5F, 0.75F, 0.875F, 1.0F});
+  EXPECT_EQ(levels_of(problem, {}, {5, 1, 1, 2, 2, 3, 3, 1}), (Codes{1, 1, 1, 2, 2, 3, 3, 0}));
+  problem.config.rest = Rest::kMean;
+  EXPECT_EQ(levels_of(problem, {}, {1, 1, 1, 1, 1, 1, 1, 1}), (Codes{1, 1, 1, 1, 1, 1, 1, 6}));
+}
+
+TEST(ReferenceLevels, S16CapsBelongToTheKvHead) {
+  Problem problem = row_problem(2, LevelRule::kQuota, {0.0F, 0.0F, 0.0F, 1.0F, 1.0F});
+  problem.shape.heads_q = 4;
+  problem.shape.heads_kv = 2;
+  EXPECT_EQ(levels_of(problem, {}, {1, 2, 3, 5}), (Codes{1, 2, 1, 2, 3, 4, 3, 4}));
+}
+
+TEST(ReferenceLevels, S17WhatNoRuleSelectsIsTheRest) {
+  Problem problem = row_problem(4, LevelRule::kQuota, {0.25F, 0.25F, 0.25F, 0.25F, 0.25F});
+  EXPECT_EQ(levels_of(problem, {}), (Codes{1, 0, 0, 0}));
+  problem.config.rest = Rest::kMean;
+  EXPECT_EQ(levels_of(problem, {}), (Codes{1, 6, 6, 6}));
+}
+
+TEST(ReferenceLevels, S18TheMinimumOfFullBlocks) {
+  Problem problem = row_problem(4, LevelRule::kQuota, {0.0F, 0.5F, 0.5F, 0.5F, 0.5F});
+  problem.config.min_full_blocks = 1;
+  EXPECT_EQ(levels_of(problem, {1, 2, 3, 4}), (Codes{0, 0, 2, 1}));
+  problem.config.min_full_blocks = 9;
+  EXPECT_EQ(levels_of(problem, {1, 2, 3, 4}), (Codes{1, 1, 1, 1}));
+}
+
+TEST(ReferenceLevels, S18SinkBlocksCountAgainstTheBudget) {
+  Problem problem = row_problem(4, LevelRule::kQuota, {0.5F, 0.75F, 0.75F, 0.75F, 0.75F});
+  problem.config.sink_blocks = 1;
+  EXPECT_EQ(levels_of(problem, {0, 2, 3, 4}), (Codes{1, 0, 2, 1}));
+  problem.config.sink_blocks = 3;
+  EXPECT_EQ(levels_of(problem, {0, 2, 3, 4}), (Codes{1, 1, 1, 0})) << "more than the budget";
+}
+
+TEST(ReferenceLevels, S18TextKeysAreReadInFull) {
+  Problem problem = row_problem(5, LevelRule::kQuota, {0.4F, 0.4F, 0.4F, 0.4F, 0.4F});
+  problem.layout.text_tokens = 17;  // all of one block and a token of the next
+  const std::vector<float> importance{0, 1, 2, 9, 3};
+  EXPECT_EQ(levels_of(problem, importance), (Codes{1, 1, 0, 0, 0})) << "front";
+  problem.layout.text_side = TextSide::kBack;
+  EXPECT_EQ(levels_of(problem, importance), (Codes{0, 0, 0, 1, 1})) << "back";
+  problem.config.text_keys_full = false;
+  EXPECT_EQ(levels_of(problem, {9, 8, 2, 1, 0}), (Codes{1, 1, 0, 0, 0}));
+}
+
+TEST(ReferenceLevels, S18ATextBlockThatTheKeyLengthCutsOffIsNotForced) {
+  Problem problem = row_problem(4, LevelRule::kQuota, {0.25F, 0.25F, 0.25F, 0.25F, 0.25F});
+  problem.layout.text_tokens = 20;
+  problem.layout.text_side = TextSide::kBack;
+  EXPECT_EQ(levels_of(problem, {3, 9, 1, 2}, {}, {44}), (Codes{0, 1, 0, 0}))
+      << "text begins at position 44";
+  EXPECT_EQ(levels_of(problem, {3, 9, 1, 2}, {}, {45}), (Codes{0, 0, 1, 0}));
+}
+
+TEST(ReferenceLevels, S18TextQueriesReadEverything) {
+  Problem problem = row_problem(3, LevelRule::kQuota, {0.0F, 0.0F, 0.0F, 0.0F, 0.0F});
+  problem.shape.len_q = 48;
+  problem.layout.text_tokens = 17;
+  problem.config.text_keys_full = false;
+  EXPECT_EQ(levels_of(problem, {}), (Codes{1, 1, 1, 1, 1, 1, 0, 0, 0}));
+  problem.shape.len_q = 40;
+  EXPECT_EQ(levels_of(problem, {}), (Codes(9, 0))) << "where q has its text is not known";
+  problem.shape.len_q = 48;
+  problem.config.text_queries_full = false;
+  EXPECT_EQ(levels_of(problem, {}), (Codes(9, 0)));
+}
+
+TEST(ReferenceLevels, S19EveryOtherOrderPutsTextBehindTheVideo) {
+  Problem problem = row_problem(4, LevelRule::kQuota, {0.0F, 0.0F, 0.0F, 0.0F, 0.0F});
+  problem.shape.len_q = 64;
+  problem.layout = {4, TextSide::kFront, {1, 6, 10}};
+  problem.config.reorder = Reorder::kGilbert;
+  EXPECT_EQ(levels_of(problem, {}), (Codes{0, 0, 0, 1, 0, 0, 0, 1, 0, 0, 0, 1, 1, 1, 1, 1}));
+}
+
+TEST(ReferenceLevels, S18CausalRowsForceTheDiagonalAndHideTheFuture) {
+  Problem problem = row_problem(3, LevelRule::kQuota, {0.0F, 0.5F, 0.5F, 0.5F, 0.5F});
+  problem.shape.len_q = 48;
+  problem.config.causal = true;
+  EXPECT_EQ(levels_of(problem, std::vector<float>(9, 1.0F)), (Codes{1, 0, 0,  //
+                                                                    0, 1, 0,  //
+                                                                    2, 0, 1}))
+      << "n is the number of visible blocks and the diagonal is one of the quota";
+}
+
+TEST(ReferenceLevels, S18AnOffsetDiagonalStraddlesTwoBlocks) {
+  Problem problem = row_problem(4, LevelRule::kQuota, {0.0F, 0.0F, 0.0F, 0.0F, 0.0F});
+  problem.shape.len_q = 16;
+  problem.shape.len_kv = 56;  // queries at 40..55
+  problem.config.causal = true;
+  EXPECT_EQ(levels_of(problem, {}), (Codes{0, 0, 1, 1}));
+}
+
+TEST(ReferenceLevels, S1HiddenBlocksAreSkippedWhateverElseHolds) {
+  Problem problem = row_problem(4, LevelRule::kQuota, {1.0F, 1.0F, 1.0F, 1.0F, 1.0F});
+  problem.config.rest = Rest::kMean;
+  problem.config.sink_blocks = 4;
+  problem.config.min_full_blocks = 4;
+  EXPECT_EQ(levels_of(problem, {1, 2, 3, 4}, {}, {17}), (Codes{1, 1, 0, 0}));
+  EXPECT_EQ(levels_of(problem, {1, 2, 3, 4}, {}, {0}), (Codes{0, 0, 0, 0}));
+}
+
+// ---- a second model -----------------------------------------------------------------------------
+
+struct Block {
+  bool candidate = false;
+  bool forced = false;
+  float importance = 0.0F;  // NaN allowed
+};
+
+/// Candidates, S-8, and forced blocks, S-18, from the positions themselves.
+std::vector<Block> model_blocks(const Problem& problem, index_t n, index_t i) {
+  const Config& config = problem.config;
+  const ProblemShape& s = problem.shape;
+  const index_t text = problem.layout.text_tokens;
+  const bool front = problem.layout.text_side == TextSide::kFront;
+  const auto is_text = [&](index_t p) { return front ? p < text : p >= s.len_kv - text; };
+  const index_t first_row = i * config.block_q;
+  const index_t end_row = std::min<index_t>(first_row + config.block_q, s.len_q);
+  bool text_queries = false;
+  for (index_t r = first_row; s.len_q == s.len_kv && r < end_row; ++r) {
+    text_queries = text_queries || (config.text_queries_full && is_text(r));
+  }
+  std::vector<Block> blocks;
+  for (index_t begin = 0; begin < s.len_kv; begin += config.block_kv) {
+    Block block;
+    bool all_visible = true;
+    block.forced = text_queries || begin / config.block_kv < config.sink_blocks;
+    for (index_t p = begin; p < std::min<index_t>(begin + config.block_kv, n); ++p) {
+      block.forced = block.forced || (config.text_keys_full && is_text(p));
+      for (index_t r = first_row; r < end_row; ++r) {
+        const bool visible = !config.causal || p - n <= r - s.len_q;
+        block.candidate = block.candidate || visible;
+        all_visible = all_visible && visible;
+      }
+    }
+    block.forced = block.forced || !all_visible;
+    blocks.push_back(block);
+  }
+  return blocks;
+}
+
+/// Level of a candidate by how many candidates come before it and how much mass they have.
+int model_level(const Config& config, const std::vector<Block>& blocks, std::size_t j) {
+  const auto before = [&](std::size_t a, std::size_t b) {  // a ranks before b
+    if (blocks[a].forced != blocks[b].forced) return blocks[a].forced;
+    const bool nan_a = std::isnan(blocks[a].importance);
+    const bool nan_b = std::isnan(blocks[b].importance);
+    if (!blocks[a].forced && nan_a != nan_b) return nan_b;
+    if (!blocks[a].forced && !nan_a && blocks[a].importance != blocks[b].importance) {
+      return blocks[a].importance > blocks[b].importance;
+    }
+    return a < b;
+  };
+  float largest = 0.0F;
+  for (const Block& block : blocks) {
+    const float bounded = std::min(block.importance, std::numeric_limits<float>::max());
+    if (block.candidate && bounded > largest) largest = bounded;
+  }
+  const auto mass_of = [&](const Block& block) {
+    if (!(largest > 0.0F)) return 1.0;
+    const float bounded = std::clamp(std::isnan(block.importance) ? 0.0F : block.importance, 0.0F,
+                                     std::numeric_limits<float>::max());
+    return std::floor(static_cast<double>(bounded / largest * 16777216.0F));
+  };
+  double count = 0.0;
+  double rank = 0.0;
+  double total = 0.0;
+  double mass_before = 0.0;
+  double forced = 0.0;
+  for (std::size_t other = 0; other < blocks.size(); ++other) {
+    if (!blocks[other].candidate) continue;
+    count += 1.0;
+    total += mass_of(blocks[other]);
+    forced += blocks[other].forced ? 1.0 : 0.0;
+    if (!before(other, j)) continue;
+    rank += 1.0;
+    mass_before += mass_of(blocks[other]);
+  }
+  if (rank < forced || rank < static_cast<double>(config.min_full_blocks)) return 1;
+  for (int level = 1; level <= config.num_levels; ++level) {
+    const auto share = static_cast<double>(config.budget[static_cast<std::size_t>(level - 1)]);
+    const bool inside = config.rule == LevelRule::kQuota ? rank < std::floor(count * share + 0.5)
+                                                         : mass_before < share * total;
+    if (inside) return level;
+  }
+  return config.rest == Rest::kMean ? 6 : 0;
+}
+
+/// [B, Hq, Nq, Nk].
+Codes model_levels(const Problem& problem, const std::vector<float>& importance,
+                   const std::vector<std::uint8_t>& caps,
+                   const std::vector<std::int32_t>& kv_lengths) {
+  const core::Geometry g = problem.geometry();
+  const ProblemShape& s = problem.shape;
+  const auto num_kv_blocks = static_cast<std::size_t>(g.num_kv_blocks);
+  Codes codes;
+  for (index_t b = 0; b < s.batch; ++b) {
+    const index_t n =
+        kv_lengths.empty() ? s.len_kv : index_t{kv_lengths[static_cast<std::size_t>(b)]};
+    for (index_t h = 0; h < s.heads_q; ++h) {
+      const index_t kv_head = b * s.heads_kv + h * s.heads_kv / s.heads_q;
+      for (index_t i = 0; i < g.num_q_blocks; ++i) {
+        std::vector<Block> blocks = model_blocks(problem, n, i);
+        const std::size_t row = codes.size();
+        for (std::size_t j = 0; j < num_kv_blocks; ++j) {
+          if (!importance.empty()) blocks[j].importance = importance[row + j];
+        }
+        for (std::size_t j = 0; j < num_kv_blocks; ++j) {
+          int code = blocks[j].candidate ? model_level(problem.config, blocks, j) : 0;
+          const std::size_t cap = static_cast<std::size_t>(kv_head) * num_kv_blocks + j;
+          if (!caps.empty() && code <= 5) code = std::min(code, int{caps[cap]});
+          codes.push_back(static_cast<LevelCode>(code));
+        }
+      }
+    }
+  }
+  return codes;
+}
+
+/// Importance of few distinct values, so that ties are common, with some NaN, zeros and infinities.
+std::vector<float> coarse_importance(std::size_t size, std::mt19937_64& generator) {
+  std::vector<float> importance(size);
+  const std::uint64_t kind = generator() % 4;
+  for (float& x : importance) {
+    const std::uint64_t draw = generator();
+    x = static_cast<float>(draw % 7) * 0.125F;
+    if (kind == 1) x = static_cast<float>(draw % 100000) * 1e-5F;
+    if (kind == 2 && draw % 11 == 0) x = kNan;
+    if (kind == 3 && draw % 13 == 0) x = draw % 2 == 0 ? kInf : -1.0F;
+  }
+  return importance;
+}
+
+Problem random_rule(Problem problem, std::mt19937_64& generator) {
+  Config& config = problem.config;
+  config.rule = generator() % 2 == 0 ? LevelRule::kQuota : LevelRule::kThreshold;
+  config.rest = generator() % 2 == 0 ? Rest::kSkip : Rest::kMean;
+  config.num_levels = static_cast<std::int32_t>(1 + generator() % 5);
+  for (float& share : config.budget) share = static_cast<float>(generator() % 21) * 0.05F;
+  std::sort(config.budget.begin(), config.budget.end());
+  config.min_full_blocks = static_cast<std::int32_t>(generator() % 3);
+  config.sink_blocks = static_cast<std::int32_t>(generator() % 3);
+  config.text_keys_full = generator() % 2 == 0;
+  config.text_queries_full = generator() % 2 == 0;
+  const auto len_kv = static_cast<std::uint64_t>(problem.shape.len_kv);
+  problem.layout.text_tokens = static_cast<index_t>(generator() % (len_kv / 3 + 1));
+  problem.layout.text_side = generator() % 2 == 0 ? TextSide::kFront : TextSide::kBack;
+  return problem;
+}
+
+class ReferenceLevelsCases : public ::testing::TestWithParam<ProblemCase> {};
+
+TEST_P(ReferenceLevelsCases, S13ToS18AgreeWithASecondModel) {
+  std::mt19937_64 generator(31);
+  for (int round = 0; round < 40; ++round) {
+    const Problem problem = random_rule(GetParam().problem, generator);
+    const core::Geometry g = problem.geometry();
+    const auto& kv_lengths = GetParam().kv_lengths;
+    std::vector<float> importance = coarse_importance(uniform_levels(g, 0).size(), generator);
+    if (round % 8 == 7) importance.clear();
+    std::vector<std::uint8_t> caps;
+    if (round % 3 == 0) {
+      caps.resize(static_cast<std::size_t>(g.shape.batch * g.shape.heads_kv * g.num_kv_blocks));
+      for (std::uint8_t& cap : caps) cap = static_cast<std::uint8_t>(1 + generator() % 5);
+    }
+    ASSERT_EQ(StageRunner(reference::backend(), g).levels(kv_lengths, importance, caps),
+              model_levels(problem, importance, caps, kv_lengths))
+        << "round " << round;
+  }
+}
+
+TEST_P(ReferenceLevelsCases, DoNotDependOnTheChunks) {
+  std::mt19937_64 generator(32);
+  const core::Geometry g = random_rule(GetParam().problem, generator).geometry();
+  const auto importance = coarse_importance(uniform_levels(g, 0).size(), generator);
+  const StageRunner whole(reference::backend(), g);
+  const StageRunner rows(reference::backend(), g, {.chunk_q_blocks = 1});
+  EXPECT_EQ(rows.levels(GetParam().kv_lengths, importance),
+            whole.levels(GetParam().kv_lengths, importance));
+}
+
+TEST_P(ReferenceLevelsCases, S14QuotaCountsAreExact) {
+  Problem problem = GetParam().problem;
+  problem.config.causal = false;  // forced blocks would come on top
+  problem.config.budget = {0.1F, 0.3F, 0.55F, 0.8F, 0.8F};
+  problem.config.min_full_blocks = 0;
+  const core::Geometry g = problem.geometry();
+  std::mt19937_64 generator(33);
+  const Codes codes = StageRunner(reference::backend(), g)
+                          .levels({}, coarse_importance(uniform_levels(g, 0).size(), generator));
+  const auto n = static_cast<double>(g.num_kv_blocks);
+  for (auto row = codes.begin(); row != codes.end(); row += g.num_kv_blocks) {
+    for (int level = 1; level <= 4; ++level) {
+      const auto upto =
+          static_cast<double>(problem.config.budget[static_cast<std::size_t>(level - 1)]);
+      EXPECT_EQ(
+          std::count_if(row, row + g.num_kv_blocks, [&](LevelCode code) { return code <= level; }),
+          static_cast<index_t>(std::floor(n * upto + 0.5)));
+    }
+  }
+}
+
+INSTANTIATE_TEST_SUITE_P(, ReferenceLevelsCases, ::testing::ValuesIn(problem_cases()),
+                         [](const auto& test) { return test.param.name; });
+
+}  // namespace
+}  // namespace psa::testing

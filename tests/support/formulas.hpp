@@ -1,0 +1,40 @@
+// SPDX-License-Identifier: Apache-2.0
+#pragma once
+
+// The formulas of docs/semantics.md, written out again without src/semantics and without any
+// backend: in double as the exact result, and in float as the plain evaluation that error budgets
+// are measured by. Both take the pyramid and the level map as given.
+
+#include <vector>
+
+#include "core/backend.hpp"
+#include "support/compare.hpp"
+
+namespace psa::testing {
+
+struct AttentionValues {
+  Values out;  // [B, Hq, Lq, D]
+  Values lse;  // [B, Hq, Lq, 1]
+};
+
+/// S-5 to S-8 in double, out not rounded.
+[[nodiscard]] AttentionValues exact_attention(const core::Geometry& geometry,
+                                              const core::Inputs& inputs,
+                                              const core::KvPyramid& pyramid,
+                                              const std::vector<LevelCode>& levels);
+
+/// The same in float; `probabilities`: what e^s is rounded to before it multiplies the values
+/// (kBF16 where a backend multiplies in bf16). out is rounded to its storage type.
+[[nodiscard]] AttentionValues plain_attention(const core::Geometry& geometry,
+                                              const core::Inputs& inputs,
+                                              const core::KvPyramid& pyramid,
+                                              const std::vector<LevelCode>& levels,
+                                              DType probabilities = DType::kF32);
+
+/// S-9 to S-12, before sharing: [B, Hq, Nq, Nk].
+[[nodiscard]] Values exact_importance(const core::Geometry& geometry, const core::Inputs& inputs,
+                                      const core::KvPyramid& pyramid);
+[[nodiscard]] Values plain_importance(const core::Geometry& geometry, const core::Inputs& inputs,
+                                      const core::KvPyramid& pyramid);
+
+}  // namespace psa::testing

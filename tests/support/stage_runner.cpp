@@ -1,0 +1,190 @@
+// SPDX-License-Identifier: Apache-2.0
+#include "support/stage_runner.hpp"
+
+#include <gtest/gtest.h>
+
+#include <algorithm>
+
+#include "semantics/pooling.hpp"
+
+namespace psa::testing {
+namespace {
+
+template <typename T>
+std::vector<T> contents(GuardedBuffer& buffer) {
+  const T* first = buffer.as<T>();
+  return {first, first + buffer.size() / sizeof(T)};
+}
+
+std::size_t bytes_for(index_t count, std::size_t element_bytes) {
+  return static_cast<std::size_t>(count) * element_bytes;
+}
+
+}  // namespace
+
+Pyramid::Pyramid(const core::Geometry& geometry) {
+  const ProblemShape& s = geometry.shape;
+  for (int code = 2; code < kNumLevelCodes; ++code) {
+    if (!semantics::is_level_code(code, geometry.config.block_kv)) continue;
+    const Shape shape{s.batch, s.heads_kv, core::pyramid_rows(geometry, code), s.head_dim};
+    k_.at(static_cast<std::size_t>(code)).emplace(shape, s.dtype_kv);
+    v_.at(static_cast<std::size_t>(code)).emplace(shape, s.dtype_kv);
+  }
+}
+
+core::KvPyramid Pyramid::levels() {
+  core::KvPyramid levels{};
+  for (std::size_t code = 0; code < levels.size(); ++code) {
+    if (!k_.at(code).has_value()) continue;
+    levels.at(code) = {k_.at(code)->view().data, v_.at(code)->view().data, k_.at(code)->shape()[2]};
+  }
+  return levels;
+}
+
+bool Pyramid::is_intact() const {
+  const auto intact = [](const std::optional<Tensor>& tensor) {
+    return !tensor.has_value() || tensor->buffer().is_intact();
+  };
+  return std::all_of(k_.begin(), k_.end(), intact) && std::all_of(v_.begin(), v_.end(), intact);
+}
+
+StageRunner::StageRunner(const core::Backend& backend, const core::Geometry& geometry,
+                         const RunOptions& options)
+    : backend_(backend), geometry_(geometry), options_(options), executor_(options.threads) {
+  EXPECT_EQ(backend.why_not(geometry), nullptr);
+}
+
+template <typename Stage>
+void StageRunner::with_scratch(const Stage& stage) const {
+  const auto workers = static_cast<std::size_t>(executor_.workers());
+  const std::size_t piece = backend_.scratch_bytes(geometry_);
+  EXPECT_EQ(piece % 64, 0U);
+  GuardedBuffer scratch(workers * piece);
+  stage(core::StageContext{geometry_, executor_, scratch.data(), piece});
+  EXPECT_TRUE(scratch.is_intact()) << "written outside the scratch memory";
+}
+
+std::vector<core::RowChunk> StageRunner::chunks() const {
+  const index_t step =
+      options_.chunk_q_blocks == 0 ? geometry_.num_q_blocks : options_.chunk_q_blocks;
+  std::vector<core::RowChunk> chunks;
+  for (index_t b = 0; b < geometry_.shape.batch; ++b) {
+    for (index_t i = 0; i < geometry_.num_q_blocks; i += step) {
+      chunks.push_back({b, i, std::min(i + step, geometry_.num_q_blocks)});
+    }
+  }
+  return chunks;
+}
+
+ClusterResult StageRunner::cluster(const core::Inputs& inputs, bool with_queries) const {
+  const ProblemShape& s = geometry_.shape;
+  GuardedBuffer q_index(bytes_for(with_queries ? s.batch * s.heads_q * s.len_q : 0, 4));
+  GuardedBuffer kv_index(bytes_for(s.batch * s.heads_kv * s.len_kv, 4));
+  const std::size_t piece = backend_.cluster_bytes(geometry_);
+  GuardedBuffer work(static_cast<std::size_t>(executor_.workers()) * piece);
+  with_scratch([&](const core::StageContext& context) {
+    backend_.cluster(context, {inputs, with_queries ? q_index.as<std::int32_t>() : nullptr,
+                               kv_index.as<std::int32_t>(), work.data()});
+  });
+  EXPECT_TRUE(q_index.is_intact() && kv_index.is_intact() && work.is_intact());
+  return {contents<std::int32_t>(q_index), contents<std::int32_t>(kv_index)};
+}
+
+Pyramid StageRunner::pyramid(const core::Inputs& inputs) const {
+  Pyramid pyramid(geometry_);
+  with_scratch([&](const core::StageContext& context) {
+    backend_.pyramid(context, {inputs, pyramid.levels()});
+  });
+  EXPECT_TRUE(pyramid.is_intact()) << "written outside the pyramid";
+  return pyramid;
+}
+
+std::vector<std::uint8_t> StageRunner::similarity(const core::Inputs& inputs) const {
+  const ProblemShape& s = geometry_.shape;
+  GuardedBuffer caps(bytes_for(s.batch * s.heads_kv * geometry_.num_kv_blocks, 1));
+  with_scratch([&](const core::StageContext& context) {
+    backend_.similarity(context, {inputs, caps.as<std::uint8_t>()});
+  });
+  EXPECT_TRUE(caps.is_intact()) << "written outside the caps";
+  return contents<std::uint8_t>(caps);
+}
+
+std::vector<float> StageRunner::importance(const core::Inputs& inputs, Pyramid& pyramid,
+                                           const std::vector<float>& scores) const {
+  const ProblemShape& s = geometry_.shape;
+  const index_t row_floats = geometry_.num_kv_blocks;
+  std::vector<float> all(
+      static_cast<std::size_t>(s.batch * s.heads_q * geometry_.num_q_blocks * row_floats));
+  for (const core::RowChunk& chunk : chunks()) {
+    const index_t chunk_floats = chunk.q_blocks() * row_floats;
+    GuardedBuffer buffer(bytes_for(s.heads_q * chunk_floats, sizeof(float)));
+    const auto offset_of = [&](index_t h) {
+      return ((chunk.batch * s.heads_q + h) * geometry_.num_q_blocks + chunk.q_block_begin) *
+             row_floats;
+    };
+    for (index_t h = 0; !scores.empty() && h < s.heads_q; ++h) {
+      std::copy_n(scores.begin() + offset_of(h), chunk_floats,
+                  buffer.as<float>() + h * chunk_floats);
+    }
+    with_scratch([&](const core::StageContext& context) {
+      backend_.importance(context, {inputs, pyramid.levels(), chunk, buffer.as<float>()});
+    });
+    EXPECT_TRUE(buffer.is_intact()) << "written outside the importance";
+    for (index_t h = 0; h < s.heads_q; ++h) {
+      std::copy_n(buffer.as<float>() + h * chunk_floats, chunk_floats, all.begin() + offset_of(h));
+    }
+  }
+  return all;
+}
+
+std::vector<LevelCode> StageRunner::levels(const std::vector<std::int32_t>& kv_lengths,
+                                           const std::vector<float>& importance,
+                                           const std::vector<std::uint8_t>& caps) const {
+  const ProblemShape& s = geometry_.shape;
+  const index_t row_floats = geometry_.num_kv_blocks;
+  core::Inputs inputs;  // only the key lengths
+  inputs.k.shape[2] = s.len_kv;
+  if (!kv_lengths.empty()) inputs.kv_lengths = kv_lengths.data();
+  GuardedBuffer map(bytes_for(s.batch * s.heads_q * geometry_.num_q_blocks * row_floats, 1));
+  const LevelMapView view{map.as<LevelCode>(), s.batch, s.heads_q, geometry_.num_q_blocks,
+                          row_floats};
+  for (const core::RowChunk& chunk : chunks()) {
+    std::vector<float> rows;  // [Hq, chunk, Nk]
+    for (index_t h = 0; !importance.empty() && h < s.heads_q; ++h) {
+      const auto first =
+          importance.begin() +
+          ((chunk.batch * s.heads_q + h) * geometry_.num_q_blocks + chunk.q_block_begin) *
+              row_floats;
+      rows.insert(rows.end(), first, first + chunk.q_blocks() * row_floats);
+    }
+    with_scratch([&](const core::StageContext& context) {
+      backend_.levels(context, {inputs, chunk, rows.empty() ? nullptr : rows.data(),
+                                caps.empty() ? nullptr : caps.data(), view});
+    });
+  }
+  EXPECT_TRUE(map.is_intact()) << "written outside the level map";
+  return contents<LevelCode>(map);
+}
+
+AttentionResult StageRunner::attention(const core::Inputs& inputs, Pyramid& pyramid,
+                                       const std::vector<LevelCode>& levels) const {
+  const ProblemShape& s = geometry_.shape;
+  std::vector<LevelCode> map = levels;
+  AttentionResult result{
+      Tensor({s.batch, s.heads_q, s.len_q, s.head_dim}, s.dtype_out, options_.out_layout), {}};
+  GuardedBuffer lse(bytes_for(s.batch * s.heads_q * s.len_q, sizeof(float)));
+  const LevelMapView view{map.data(), s.batch, s.heads_q, geometry_.num_q_blocks,
+                          geometry_.num_kv_blocks};
+  with_scratch([&](const core::StageContext& context) {
+    backend_.attention(context,
+                       {inputs, pyramid.levels(), view, result.out.view(), lse.as<float>()});
+  });
+  EXPECT_TRUE(result.out.buffer().is_intact()) << "written outside out";
+  EXPECT_TRUE(lse.is_intact()) << "written outside lse";
+  EXPECT_TRUE(pyramid.is_intact()) << "written outside the pyramid";
+  EXPECT_EQ(map, levels) << "the level map was modified";
+  result.lse = contents<float>(lse);
+  return result;
+}
+
+}  // namespace psa::testing
