@@ -1,0 +1,177 @@
+# SPDX-License-Identifier: Apache-2.0
+"""Times psa beside PyTorch's CPU scaled_dot_product_attention, in one process and on as many threads.
+
+For each shape and dtype, interleaved: PyTorch dense, psa dense (every block at level 1) and psa at
+--density. Prints one line per row and, with --json FILE, writes all rows with machine and command.
+
+  python bench/python/dense_vs_torch.py --library build/release/src/libpsa.so --json out.json
+Needs torch and numpy; nothing else of the project does.
+"""
+import argparse
+import ctypes
+import json
+import os
+import platform
+import statistics
+import subprocess
+import sys
+import time
+
+import torch
+import torch.nn.functional as F
+
+DTYPES = {"f32": (torch.float32, 0), "bf16": (torch.bfloat16, 2)}
+SHAPES = ((16384, 64), (8192, 128))
+HEADS = 4
+
+
+class Tensor(ctypes.Structure):
+    _fields_ = [("data", ctypes.c_void_p), ("dtype", ctypes.c_int32), ("device_type", ctypes.c_int32),
+                ("device_index", ctypes.c_int32), ("reserved", ctypes.c_int32),
+                ("shape", ctypes.c_int64 * 4), ("stride", ctypes.c_int64 * 4)]
+
+
+class Problem(ctypes.Structure):
+    _fields_ = ([("struct_size", ctypes.c_uint32)]
+                + [(n, ctypes.c_int32) for n in ("dtype_q", "dtype_kv", "dtype_out")]
+                + [(n, ctypes.c_int64) for n in ("batch", "heads_q", "heads_kv", "len_q", "len_kv",
+                                                 "head_dim", "grid_frames", "grid_height",
+                                                 "grid_width", "text_tokens")]
+                + [(n, ctypes.c_int32) for n in ("text_side", "device_type", "device_index",
+                                                 "reserved")])
+
+
+class Io(ctypes.Structure):
+    _fields_ = [("struct_size", ctypes.c_uint32), ("reserved", ctypes.c_int32), ("q", Tensor),
+                ("k", Tensor), ("v", Tensor), ("out", Tensor), ("lse", ctypes.c_void_p),
+                ("kv_lengths", ctypes.c_void_p), ("scores", ctypes.c_void_p),
+                ("levels", ctypes.c_void_p), ("levels_out", ctypes.c_void_p)]
+
+
+class Options(ctypes.Structure):
+    _fields_ = [("struct_size", ctypes.c_uint32), ("num_threads", ctypes.c_int32),
+                ("backend", ctypes.c_char_p), ("isa", ctypes.c_char_p),
+                ("parallel_for", ctypes.c_void_p), ("parallel_context", ctypes.c_void_p)]
+
+
+class Psa:
+    """The few calls of psa.h that this benchmark needs."""
+
+    def __init__(self, path):
+        self.lib = ctypes.CDLL(path)
+        self.lib.psa_last_error.restype = ctypes.c_char_p
+
+    def check(self, status):
+        if status != 0:
+            raise RuntimeError(self.lib.psa_last_error().decode())
+
+    def view(self, t, dtype):
+        return Tensor(t.data_ptr(), dtype, 0, 0, 0, (ctypes.c_int64 * 4)(*t.shape),
+                      (ctypes.c_int64 * 4)(*t.stride()))
+
+    def prepare(self, q, k, v, out, dtype, density, threads):
+        """A function that runs one call."""
+        problem, io, options = Problem(), Io(), Options()
+        config = ctypes.create_string_buffer(4096)  # opaque here: init and set_density fill it
+        self.lib.psa_problem_init(ctypes.byref(problem))
+        self.lib.psa_config_init(config)
+        self.lib.psa_io_init(ctypes.byref(io))
+        self.lib.psa_plan_options_init(ctypes.byref(options))
+        options.num_threads = threads
+        batch, heads, length, head_dim = q.shape
+        problem.batch, problem.heads_q, problem.heads_kv = batch, heads, heads
+        problem.len_q = problem.len_kv = length
+        problem.head_dim = head_dim
+        problem.dtype_q = problem.dtype_kv = problem.dtype_out = dtype
+        self.check(self.lib.psa_config_set_density(config, ctypes.c_double(density)))
+        plan = ctypes.c_void_p()
+        self.check(self.lib.psa_plan_create(ctypes.byref(problem), config, ctypes.byref(options),
+                                            ctypes.byref(plan)))
+        size = ctypes.c_size_t()
+        self.check(self.lib.psa_plan_workspace_size(plan, ctypes.byref(size)))
+        workspace = torch.empty(size.value + 64, dtype=torch.uint8)
+        base = (workspace.data_ptr() + 63) // 64 * 64
+        io.q, io.k, io.v, io.out = (self.view(t, dtype) for t in (q, k, v, out))
+
+        def call():
+            del_guard = workspace  # the closure keeps the memory alive
+            self.check(self.lib.psa_forward(plan, ctypes.byref(io), ctypes.c_void_p(base), size,
+                                            None, None))
+            return del_guard
+
+        return call
+
+
+def milliseconds(call):
+    start = time.perf_counter()
+    call()
+    return (time.perf_counter() - start) * 1e3
+
+
+def run_case(psa, name, length, head_dim, args):
+    dtype, code = DTYPES[name]
+    torch.manual_seed(0)
+    q, k, v = (torch.randn(1, HEADS, length, head_dim).to(dtype) for _ in range(3))
+    out = torch.empty_like(q)
+    calls = {
+        "torch": lambda: F.scaled_dot_product_attention(q, k, v),
+        "psa_dense": psa.prepare(q, k, v, out, code, 1.0, args.threads),
+        "psa": psa.prepare(q, k, v, out, code, args.density, args.threads),
+    }
+    reference = calls["torch"]()
+    calls["psa_dense"]()
+    error = ((out.float() - reference.float()).norm() / reference.float().norm()).item()
+    samples = {what: [] for what in calls}
+    for _ in range(args.repeats):  # interleaved, so that a slow spell of the machine hits all alike
+        for what, call in calls.items():
+            samples[what].append(milliseconds(call))
+    median = {what: statistics.median(times) for what, times in samples.items()}
+    flops = 4.0 * HEADS * length * length * head_dim
+    row = {"dtype": name, "shape": [1, HEADS, length, head_dim], "torch_ms": median["torch"],
+           "psa_dense_ms": median["psa_dense"], "psa_ms": median["psa"], "density": args.density,
+           "dense_over_torch": median["torch"] / median["psa_dense"],
+           "psa_over_psa_dense": median["psa_dense"] / median["psa"],
+           "psa_dense_gflops": flops / median["psa_dense"] / 1e6,
+           "torch_gflops": flops / median["torch"] / 1e6, "rel_l2_to_torch": error}
+    print(f"{name:5} L={length:6} D={head_dim:4}  torch {row['torch_ms']:8.1f} ms"
+          f"  psa dense {row['psa_dense_ms']:8.1f} ms ({row['dense_over_torch']:.2f}x)"
+          f"  psa {args.density:g} {row['psa_ms']:8.1f} ms ({row['psa_over_psa_dense']:.2f}x dense)"
+          f"  error {error:.1e}", flush=True)
+    return row
+
+
+def processor():
+    try:
+        text = subprocess.run(["lscpu"], capture_output=True, text=True, check=True).stdout
+        return next(l.split(":")[1].strip() for l in text.splitlines() if "Model name" in l)
+    except (OSError, StopIteration, subprocess.CalledProcessError):
+        return platform.processor()
+
+
+def commit():
+    found = subprocess.run(["git", "rev-parse", "--short", "HEAD"], capture_output=True, text=True,
+                           check=False)
+    return found.stdout.strip()
+
+
+def main():
+    parser = argparse.ArgumentParser(description=__doc__.splitlines()[0])
+    parser.add_argument("--library", required=True, help="path of libpsa.so")
+    parser.add_argument("--threads", type=int, default=len(os.sched_getaffinity(0)))
+    parser.add_argument("--repeats", type=int, default=5)
+    parser.add_argument("--density", type=float, default=0.15)
+    parser.add_argument("--json", help="write the rows to this file")
+    args = parser.parse_args()
+    torch.set_num_threads(args.threads)
+    psa = Psa(args.library)
+    rows = [run_case(psa, name, length, head_dim, args)
+            for length, head_dim in SHAPES for name in DTYPES]
+    if args.json:
+        report = {"processor": processor(), "threads": args.threads, "torch": torch.__version__,
+                  "commit": commit(), "command": " ".join(["python"] + sys.argv), "rows": rows}
+        with open(args.json, "w", encoding="utf-8") as file:
+            json.dump(report, file, indent=1)
+
+
+if __name__ == "__main__":
+    main()

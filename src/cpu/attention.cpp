@@ -1,0 +1,292 @@
+// SPDX-License-Identifier: Apache-2.0
+
+// Attention stage: one soft-max over the rows of all levels that a query block reads (S-5 to S-8,
+// S-22(a)).
+//
+//   in   q [B, Hq, Lq, D], k, v [B, Hkv, Lkv, D], pyramid, levels [B, Hq, Nq, Nk]
+//   out  out [B, Hq, Lq, D] and lse [B, Hq, Lq], in the caller's order
+//
+// One work item is one query block of one head; items of a head follow each other, so that its keys
+// and values stay in the shared cache. An item packs its queries once and streams the rows that its
+// level-map row names, level by level and in rising order, through one tile of 128 keys:
+//
+//   level-map row ──► list of pooled rows ──► key and value tile ──► scores, soft-max, O += P V
+//                     (with their biases)     (converted once)       (when 128 rows have come)
+//
+// A tile mixes pieces of any length and level, so that pieces of 8 rows or single means cost what
+// their rows cost. Level-1 rows come straight from the caller's tensor through the order's index.
+//
+// Cost: 4 * D multiply-adds per query row and row read; scratch 128 * (5 * D + 128) floats or less.
+
+#include <algorithm>
+#include <array>
+#include <cmath>
+#include <numbers>
+
+#include "cpu/stages.hpp"
+#include "semantics/pooling.hpp"
+
+namespace psa::cpu {
+namespace {
+
+using semantics::Range;
+
+struct AttentionScratch {
+  std::byte* queries;         // query pack
+  std::byte* keys;            // key tile
+  std::byte* values;          // value tile
+  float* scores;              // S^T
+  float* output;              // O^T
+  SoftmaxState state;         // [queries] each
+  std::int32_t* row;          // [kMaxTileKeys], row of its level's tensor
+  float* bias_log2;           // [kMaxTileKeys]
+  std::int32_t* first_query;  // [kMaxTileKeys]
+};
+
+AttentionScratch carve(Carver& carver, const core::Geometry& g, Compute compute) {
+  const int rows = g.config.block_q;
+  const int dim = static_cast<int>(g.shape.head_dim);
+  const auto queries = static_cast<std::size_t>(padded_queries(rows));
+  AttentionScratch s{};
+  s.queries = carver.take<std::byte>(query_pack_bytes(compute, rows, dim));
+  s.keys = carver.take<std::byte>(tile_bytes(compute, dim));
+  s.values = carver.take<std::byte>(tile_bytes(compute, dim));
+  s.scores = carver.take<float>(score_floats(rows));
+  s.output = carver.take<float>(output_floats(rows, dim));
+  s.state = {carver.take<float>(queries), carver.take<float>(queries), carver.take<float>(queries)};
+  s.row = carver.take<std::int32_t>(kMaxTileKeys);
+  s.bias_log2 = carver.take<float>(kMaxTileKeys);
+  s.first_query = carver.take<std::int32_t>(kMaxTileKeys);
+  return s;
+}
+
+float bias_log2_of(index_t weight) {
+  return static_cast<float>(semantics::pooled_bias(weight) * std::numbers::log2e);
+}
+
+/// Keys and values of one level of one KV head.
+struct LevelRows {
+  InputRows keys;  // of row 0
+  InputRows values;
+  const std::int32_t* order = nullptr;  // row of each position; null: the same
+  bool is_padded = false;               // S-22(a): rows past the end count in full
+  int code = kSkip;
+  index_t factor = 1;
+  index_t rows = 0;        // that exist
+  float bias_log2 = 0.0F;  // of a row of full weight
+
+  /// Last position that a row stands for.
+  [[nodiscard]] index_t last_position(index_t row, index_t kv_length) const {
+    return is_padded ? (row + 1) * factor - 1
+                     : semantics::pooled_tokens(row, factor, kv_length).end - 1;
+  }
+};
+
+/// Everything that the query blocks of one head share.
+struct HeadTask {
+  const core::Geometry& geometry;
+  const TileKernels& kernels;
+  index_t kv_length;
+  std::array<LevelRows, kNumLevelCodes> levels;
+};
+
+HeadTask make_head(const TileKernels& kernels, const core::Geometry& g,
+                   const core::AttentionParams& params, index_t b, index_t head_q) {
+  const index_t h = head_q / g.heads_per_kv();
+  const core::Inputs& in = params.inputs;
+  HeadTask task{g, kernels, in.kv_length(b), {}};
+  const index_t num_blocks = semantics::ceil_div(task.kv_length, g.config.block_kv);
+  for (int code = semantics::kFinestLevel; code < kNumLevelCodes; ++code) {
+    LevelRows& level = task.levels[static_cast<std::size_t>(code)];
+    level.code = code;
+    level.factor = semantics::pool_factor(code, g.config.block_kv);
+    level.rows = semantics::pooled_rows(task.kv_length, level.factor);
+    level.bias_log2 = bias_log2_of(level.factor);
+    if (code == semantics::kFinestLevel) {
+      level.keys = head_rows(in.k, {}, b, h, 0);
+      level.values = head_rows(in.v, {}, b, h, 0);
+      level.order = in.kv_order.of(b, h);
+      continue;
+    }
+    const core::PyramidLevel& pooled = params.pyramid[static_cast<std::size_t>(code)];
+    const index_t row_bytes = g.shape.head_dim * static_cast<index_t>(size_of(g.shape.dtype_kv));
+    const index_t first = (b * g.shape.heads_kv + h) * pooled.rows * row_bytes;
+    level.keys = {.dtype = g.shape.dtype_kv, .stride = g.shape.head_dim};
+    level.values = level.keys;
+    level.keys.data = static_cast<const std::byte*>(pooled.k) + first;
+    level.values.data = static_cast<const std::byte*>(pooled.v) + first;
+    if (g.config.compat == Compat::kOfficial) {
+      level.is_padded = true;
+      level.rows = num_blocks * (g.config.block_kv / level.factor);
+    }
+  }
+  return task;
+}
+
+/// The rows that one query block reads, on their way through the tile. Rows are listed first and
+/// loaded level by level, so that a single row costs no more than its share of a long run.
+class RowStream {
+ public:
+  /// `queries` are positions of the working order.
+  RowStream(const HeadTask& task, Range queries, const AttentionScratch& scratch)
+      : task_(task), scratch_(scratch), causal_(task.geometry.config.causal) {
+    const core::Geometry& g = task.geometry;
+    first_position_ = semantics::causal_position(queries.begin, g.shape.len_q, task.kv_length);
+    last_position_ = semantics::causal_position(queries.end - 1, g.shape.len_q, task.kv_length);
+    step_.shape = {static_cast<int>(queries.size()), static_cast<int>(g.shape.head_dim)};
+    step_.rule.scale_log2 = g.scale * std::numbers::log2e_v<float>;
+    step_.queries = scratch.queries;
+    step_.key_tile = scratch.keys;
+    step_.value_tile = scratch.values;
+    step_.scores = scratch.scores;
+    step_.output = scratch.output;
+    step_.state = scratch.state;
+  }
+
+  /// Reads the KV blocks that a level-map row gives the level `code`.
+  void read_level(int code, const LevelCode* codes) {
+    const core::Geometry& g = task_.geometry;
+    level_ = &task_.levels[static_cast<std::size_t>(code)];
+    const index_t rows_per_block = g.config.block_kv / level_->factor;
+    for (index_t j = 0; j < g.num_kv_blocks; ++j) {
+      if (codes[j] != code) continue;
+      read({j * rows_per_block, std::min((j + 1) * rows_per_block, level_->rows)});
+    }
+    load_listed();
+  }
+
+  void finish() { attend(); }
+
+ private:
+  void read(Range rows) {
+    if (causal_) {  // the rows at the end that no query sees
+      while (rows.size() > 0 && !is_seen_by(last_position_, rows.end - 1)) --rows.end;
+    }
+    while (rows.size() > 0) {
+      const index_t count = std::min<index_t>(rows.size(), kMaxTileKeys - step_.keys);
+      list(rows.begin, static_cast<int>(count));
+      rows.begin += count;
+      if (step_.keys == kMaxTileKeys) attend();
+    }
+  }
+
+  [[nodiscard]] bool is_seen_by(index_t query_position, index_t row) const {
+    return semantics::is_visible(true, level_->last_position(row, task_.kv_length), query_position);
+  }
+
+  /// Appends rows of the level to the list.
+  void list(index_t first, int count) {
+    std::int32_t* row = scratch_.row + step_.keys;
+    for (int r = 0; r < count; ++r) {
+      row[r] = level_->order == nullptr ? static_cast<std::int32_t>(first + r)
+                                        : level_->order[first + r];
+    }
+    float* bias = scratch_.bias_log2 + step_.keys;
+    std::fill_n(bias, count, level_->bias_log2);
+    if (first + count == level_->rows && !level_->is_padded) {
+      bias[count - 1] =
+          bias_log2_of(semantics::pooled_weight(level_->rows - 1, level_->factor, task_.kv_length));
+    }
+    if (level_->code != semantics::kFinestLevel) step_.rule.bias_log2 = scratch_.bias_log2;
+    if (causal_) set_first_query(first, count);
+    step_.keys += count;
+  }
+
+  void set_first_query(index_t first, int count) {
+    std::int32_t* first_query = scratch_.first_query + step_.keys;
+    for (int r = 0; r < count; ++r) {
+      // Query row r of the block stands at first_position_ + r.
+      const index_t hidden = level_->last_position(first + r, task_.kv_length) - first_position_;
+      first_query[r] = static_cast<std::int32_t>(std::max<index_t>(hidden, 0));
+      if (hidden > 0) step_.rule.first_query = scratch_.first_query;
+    }
+  }
+
+  /// Brings the rows that are listed but not yet in the tile, all of one level.
+  void load_listed() {
+    const int count = step_.keys - loaded_;
+    if (count == 0) return;
+    TileSlot slot{scratch_.keys, step_.shape.head_dim, loaded_, count};
+    InputRows rows = level_->keys;
+    rows.index = scratch_.row + loaded_;
+    task_.kernels.load_keys(rows, slot);
+    slot.tile = scratch_.values;
+    rows = level_->values;
+    rows.index = scratch_.row + loaded_;
+    step_.values_finite &= task_.kernels.load_values(rows, slot);
+    loaded_ = step_.keys;
+  }
+
+  void attend() {
+    load_listed();
+    if (step_.keys == 0) return;
+    task_.kernels.attend(step_);
+    step_.keys = 0;
+    loaded_ = 0;
+    step_.values_finite = true;
+    step_.rule.bias_log2 = nullptr;
+    step_.rule.first_query = nullptr;
+  }
+
+  const HeadTask& task_;
+  const AttentionScratch& scratch_;
+  const bool causal_;
+  index_t first_position_ = 0;
+  index_t last_position_ = 0;
+  const LevelRows* level_ = nullptr;
+  int loaded_ = 0;  // rows of the tile that are there; the list has step_.keys
+  TileStep step_;
+};
+
+/// One query block: out and lse of its rows.
+void attend_block(const HeadTask& task, const core::AttentionParams& params, index_t b, index_t h,
+                  index_t q_block, const AttentionScratch& scratch) {
+  const core::Geometry& g = task.geometry;
+  const Range queries = semantics::block_range(q_block, g.config.block_q, g.shape.len_q);
+  const PackShape shape{static_cast<int>(queries.size()), static_cast<int>(g.shape.head_dim)};
+  task.kernels.pack_queries(shape,
+                            head_rows(params.inputs.q, params.inputs.q_order, b, h, queries.begin),
+                            scratch.queries);
+  reset_output(shape, scratch.output, scratch.state);
+
+  const LevelCode* codes = params.levels.row(b, h, q_block);
+  RowStream stream(task, queries, scratch);
+  for (int code = semantics::kFinestLevel; code < kNumLevelCodes; ++code) {
+    stream.read_level(code, codes);
+  }
+  stream.finish();
+
+  const index_t lse_row = (b * g.shape.heads_q + h) * g.shape.len_q;
+  task.kernels.store_output(shape, scratch.output, scratch.state,
+                            {.data = core::row_address(params.out, b, h, 0),
+                             .dtype = params.out.dtype,
+                             .stride = params.out.stride[2],
+                             .first = queries.begin,
+                             .index = params.inputs.q_order.of(b, h),
+                             .lse = params.lse == nullptr ? nullptr : params.lse + lse_row});
+}
+
+}  // namespace
+
+void attention(const Isa& isa, const StageContext& context, const core::AttentionParams& params) {
+  const core::Geometry& g = context.geometry;
+  const TileKernels& kernels = isa.tiles(g.shape.dtype_q, g.shape.dtype_kv);
+  const index_t items = g.shape.batch * g.shape.heads_q * g.num_q_blocks;
+  context.executor.for_each(items, [&](index_t item, int worker) {
+    Carver carver(context.worker_scratch(worker));
+    const AttentionScratch scratch = carve(carver, g, kernels.compute);
+    const index_t head = item / g.num_q_blocks;
+    const index_t b = head / g.shape.heads_q;
+    const index_t h = head % g.shape.heads_q;
+    const HeadTask task = make_head(kernels, g, params, b, h);
+    attend_block(task, params, b, h, item % g.num_q_blocks, scratch);
+  });
+}
+
+std::size_t attention_scratch(const Isa& isa, const core::Geometry& geometry) {
+  Carver carver(nullptr);
+  carve(carver, geometry, isa.tiles(geometry.shape.dtype_q, geometry.shape.dtype_kv).compute);
+  return carver.bytes();
+}
+
+}  // namespace psa::cpu

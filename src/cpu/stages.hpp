@@ -1,0 +1,77 @@
+// SPDX-License-Identifier: Apache-2.0
+#pragma once
+
+// The stages of the CPU backend, each a function of the kernels of one instruction set. Every stage
+// cuts its work into items that no two workers share, and each item is computed in one fixed order,
+// so that results do not depend on the number of threads.
+
+#include <cstddef>
+#include <cstdint>
+
+#include "core/backend.hpp"
+#include "core/tensor.hpp"
+#include "cpu/rows.hpp"
+#include "cpu/tile.hpp"
+
+namespace psa::cpu {
+
+using core::StageContext;
+
+/// The kernels of one instruction set.
+struct Isa {
+  const TileKernels* f32 = nullptr;
+  const TileKernels* bf16 = nullptr;  ///< null without native bf16
+  const RowKernels* rows = nullptr;
+
+  /// For products of q with k: bf16 only where no operand would lose digits.
+  [[nodiscard]] const TileKernels& tiles(DType q, DType kv) const {
+    const bool both_bf16 = q == DType::kBF16 && kv == DType::kBF16;
+    return both_bf16 && bf16 != nullptr ? *bf16 : *f32;
+  }
+};
+
+/// Cuts a buffer into 64-byte aligned pieces; with a null base it only counts, so that one function
+/// serves both the size and the layout of a stage's scratch.
+class Carver {
+ public:
+  explicit Carver(std::byte* base) : base_(base) {}
+
+  template <typename T>
+  T* take(std::size_t count) {
+    std::byte* at = base_ == nullptr ? nullptr : base_ + used_;
+    used_ += (count * sizeof(T) + kTileAlignment - 1) / kTileAlignment * kTileAlignment;
+    return reinterpret_cast<T*>(at);
+  }
+  [[nodiscard]] std::size_t bytes() const { return used_; }
+
+ private:
+  std::byte* base_;
+  std::size_t used_ = 0;
+};
+
+/// Rows of one head of a tensor in working order, from position `first` on.
+[[nodiscard]] inline InputRows head_rows(const TensorView& t, const core::TokenOrder& order,
+                                         index_t b, index_t h, index_t first) {
+  return {.data = core::row_address(t, b, h, 0),
+          .dtype = t.dtype,
+          .stride = t.stride[2],
+          .first = first,
+          .index = order.of(b, h)};
+}
+
+void cluster(const Isa& isa, const StageContext& context, const core::ClusterParams& params);
+void pyramid(const Isa& isa, const StageContext& context, const core::PyramidParams& params);
+void similarity(const Isa& isa, const StageContext& context, const core::SimilarityParams& params);
+void importance(const Isa& isa, const StageContext& context, const core::ImportanceParams& params);
+void levels(const StageContext& context, const core::LevelsParams& params);
+void attention(const Isa& isa, const StageContext& context, const core::AttentionParams& params);
+
+// Bytes of scratch per worker; cluster_bytes is the backend's own entry of that name.
+[[nodiscard]] std::size_t cluster_bytes(const core::Geometry& geometry);
+[[nodiscard]] std::size_t pyramid_scratch(const core::Geometry& geometry);
+[[nodiscard]] std::size_t similarity_scratch(const core::Geometry& geometry);
+[[nodiscard]] std::size_t importance_scratch(const Isa& isa, const core::Geometry& geometry);
+[[nodiscard]] std::size_t levels_scratch(const core::Geometry& geometry);
+[[nodiscard]] std::size_t attention_scratch(const Isa& isa, const core::Geometry& geometry);
+
+}  // namespace psa::cpu
