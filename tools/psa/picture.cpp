@@ -1,0 +1,127 @@
+// SPDX-License-Identifier: Apache-2.0
+#include "picture.hpp"
+
+#include <algorithm>
+#include <array>
+#include <cstdlib>
+#include <limits>
+#include <memory>
+
+#include "base64.hpp"
+#include "psa/error.hpp"
+
+// NOLINTBEGIN(readability-identifier-naming): names that stb asks for
+#define STB_IMAGE_WRITE_IMPLEMENTATION
+#define STB_IMAGE_WRITE_STATIC
+#define STBI_WRITE_NO_STDIO
+// NOLINTEND(readability-identifier-naming)
+#include <stb/stb_image_write.h>
+
+namespace psa::cli {
+namespace {
+
+constexpr Rgb kGap{0x77, 0x74, 0x7E};  // grey is not on the scale
+constexpr index_t kLongestSide = std::numeric_limits<std::uint16_t>::max();
+
+int checked_side(index_t side) {
+  if (side < 1 || side > kLongestSide) {
+    throw Error(Status::kInvalidArgument, "a side of the picture is " + std::to_string(side) +
+                                              " pixels; allowed are 1 to " +
+                                              std::to_string(kLongestSide));
+  }
+  return static_cast<int>(side);
+}
+
+}  // namespace
+
+Picture::Picture(int width, int height, Rgb fill)
+    : width_(checked_side(width)), height_(checked_side(height)) {
+  bytes_.resize(3 * static_cast<std::size_t>(width_) * static_cast<std::size_t>(height_));
+  for (int y = 0; y < height_; ++y) {
+    for (int x = 0; x < width_; ++x) set(x, y, fill);
+  }
+}
+
+std::size_t Picture::offset(int x, int y) const {
+  return 3 * (static_cast<std::size_t>(y) * static_cast<std::size_t>(width_) +
+              static_cast<std::size_t>(x));
+}
+
+Rgb Picture::at(int x, int y) const {
+  const std::uint8_t* pixel = bytes_.data() + offset(x, y);
+  return {pixel[0], pixel[1], pixel[2]};
+}
+
+void Picture::set(int x, int y, Rgb color) {
+  std::uint8_t* pixel = bytes_.data() + offset(x, y);
+  std::copy(color.begin(), color.end(), pixel);
+}
+
+Picture level_map_picture(const LevelMapView& levels, index_t b, index_t h, int scale) {
+  Picture picture(checked_side(levels.num_kv_blocks * scale),
+                  checked_side(levels.num_q_blocks * scale));
+  std::array<Rgb, kNumLevelCodes> colors{};
+  for (LevelCode code = 0; code < kNumLevelCodes; ++code) colors[code] = level_color(code);
+  for (int y = 0; y < picture.height(); ++y) {
+    const LevelCode* row = levels.row(b, h, y / scale);
+    for (int x = 0; x < picture.width(); ++x) picture.set(x, y, colors.at(row[x / scale]));
+  }
+  return picture;
+}
+
+Picture frame_grid_picture(std::span<const float> values, const VideoGrid& grid, int columns,
+                           double top) {
+  const index_t rows = (grid.frames + columns - 1) / columns;
+  const index_t pitch_x = grid.width + 1;
+  const index_t pitch_y = grid.height + 1;
+  Picture picture(checked_side(columns * pitch_x - 1), checked_side(rows * pitch_y - 1), kGap);
+  for (index_t token = 0; token < grid.tokens(); ++token) {
+    const index_t frame = token / (grid.height * grid.width);
+    const index_t y = token / grid.width % grid.height + frame / columns * pitch_y;
+    const index_t x = token % grid.width + frame % columns * pitch_x;
+    const auto value = static_cast<double>(values[static_cast<std::size_t>(token)]);
+    picture.set(static_cast<int>(x), static_cast<int>(y), heat_color(value / top));
+  }
+  return picture;
+}
+
+Picture token_strip_picture(std::span<const float> values, int columns, double top) {
+  const auto count = static_cast<index_t>(values.size());
+  Picture picture(columns, checked_side((count + columns - 1) / columns), heat_color(0));
+  for (index_t token = 0; token < count; ++token) {
+    const auto value = static_cast<double>(values[static_cast<std::size_t>(token)]);
+    picture.set(static_cast<int>(token % columns), static_cast<int>(token / columns),
+                heat_color(value / top));
+  }
+  return picture;
+}
+
+Picture heat_scale_picture(int width, int height) {
+  Picture picture(width, height);
+  for (int x = 0; x < width; ++x) {
+    const Rgb color = heat_color(width > 1 ? static_cast<double>(x) / (width - 1) : 0);
+    for (int y = 0; y < height; ++y) picture.set(x, y, color);
+  }
+  return picture;
+}
+
+std::vector<std::byte> encode_png(const Picture& picture) {
+  int length = 0;
+  const std::unique_ptr<unsigned char, void (*)(void*)> encoded(
+      stbi_write_png_to_mem(picture.bytes().data(), 0, picture.width(), picture.height(), 3,
+                            &length),
+      std::free);
+  if (encoded == nullptr) {
+    throw Error(Status::kOutOfMemory, "out of memory while encoding a picture of " +
+                                          std::to_string(picture.width()) + "x" +
+                                          std::to_string(picture.height()) + " pixels");
+  }
+  const auto bytes = std::as_bytes(std::span(encoded.get(), static_cast<std::size_t>(length)));
+  return {bytes.begin(), bytes.end()};
+}
+
+std::string png_data_url(const Picture& picture) {
+  return "data:image/png;base64," + encode_base64(encode_png(picture));
+}
+
+}  // namespace psa::cli
