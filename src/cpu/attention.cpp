@@ -43,20 +43,20 @@ struct AttentionScratch {
   std::int32_t* first_query;  // [kMaxTileKeys]
 };
 
-AttentionScratch carve(Carver& carver, const core::Geometry& g, Compute compute) {
+AttentionScratch carve(Ledger& ledger, const core::Geometry& g, Compute compute) {
   const int rows = g.config.block_q;
   const int dim = static_cast<int>(g.shape.head_dim);
   const auto queries = static_cast<std::size_t>(padded_queries(rows));
   AttentionScratch s{};
-  s.queries = carver.take<std::byte>(query_pack_bytes(compute, rows, dim));
-  s.keys = carver.take<std::byte>(tile_bytes(compute, dim));
-  s.values = carver.take<std::byte>(tile_bytes(compute, dim));
-  s.scores = carver.take<float>(score_floats(rows));
-  s.output = carver.take<float>(output_floats(rows, dim));
-  s.state = {carver.take<float>(queries), carver.take<float>(queries), carver.take<float>(queries)};
-  s.row = carver.take<std::int32_t>(kMaxTileKeys);
-  s.bias_log2 = carver.take<float>(kMaxTileKeys);
-  s.first_query = carver.take<std::int32_t>(kMaxTileKeys);
+  s.queries = ledger.take<std::byte>(query_pack_bytes(compute, rows, dim));
+  s.keys = ledger.take<std::byte>(tile_bytes(compute, dim));
+  s.values = ledger.take<std::byte>(tile_bytes(compute, dim));
+  s.scores = ledger.take<float>(score_floats(rows));
+  s.output = ledger.take<float>(output_floats(rows, dim));
+  s.state = {ledger.take<float>(queries), ledger.take<float>(queries), ledger.take<float>(queries)};
+  s.row = ledger.take<std::int32_t>(kMaxTileKeys);
+  s.bias_log2 = ledger.take<float>(kMaxTileKeys);
+  s.first_query = ledger.take<std::int32_t>(kMaxTileKeys);
   return s;
 }
 
@@ -273,8 +273,8 @@ void attention(const Isa& isa, const StageContext& context, const core::Attentio
   const TileKernels& kernels = isa.tiles(g.shape.dtype_q, g.shape.dtype_kv);
   const index_t items = g.shape.batch * g.shape.heads_q * g.num_q_blocks;
   context.executor.for_each(items, [&](index_t item, int worker) {
-    Carver carver(context.worker_scratch(worker));
-    const AttentionScratch scratch = carve(carver, g, kernels.compute);
+    Ledger ledger(context.worker_scratch(worker));
+    const AttentionScratch scratch = carve(ledger, g, kernels.compute);
     const index_t head = item / g.num_q_blocks;
     const index_t b = head / g.shape.heads_q;
     const index_t h = head % g.shape.heads_q;
@@ -284,9 +284,9 @@ void attention(const Isa& isa, const StageContext& context, const core::Attentio
 }
 
 std::size_t attention_scratch(const Isa& isa, const core::Geometry& geometry) {
-  Carver carver(nullptr);
-  carve(carver, geometry, isa.tiles(geometry.shape.dtype_q, geometry.shape.dtype_kv).compute);
-  return carver.bytes();
+  Ledger ledger(nullptr);
+  carve(ledger, geometry, isa.tiles(geometry.shape.dtype_q, geometry.shape.dtype_kv).compute);
+  return ledger.bytes();
 }
 
 }  // namespace psa::cpu

@@ -39,23 +39,23 @@ struct ClusterScratch {
   float* distance;       // [kMaxQueries]
 };
 
-ClusterScratch carve(Carver& carver, const core::Geometry& g) {
+ClusterScratch carve(Ledger& ledger, const core::Geometry& g) {
   const auto dim = static_cast<std::size_t>(g.shape.head_dim);
   const index_t most = std::max(g.config.clusters_q, g.config.clusters_kv);
   const auto clusters = static_cast<std::size_t>(most);
   const auto tokens = static_cast<std::size_t>(std::max(g.shape.len_q, g.shape.len_kv));
   const int channels = static_cast<int>(g.shape.head_dim);
   ClusterScratch s{};
-  s.centroids = carver.take<float>(clusters * dim);
-  s.norms = carver.take<float>(clusters);
-  s.sums = carver.take<float>(clusters * dim);
-  s.counts = carver.take<std::int32_t>(clusters + 1);
-  s.labels = carver.take<std::int32_t>(tokens + kMaxQueries);
-  s.rows = carver.take<float>(output_floats(kMaxQueries, channels));
-  s.tokens = carver.take<std::byte>(query_pack_bytes(Compute::kF32, kMaxQueries, channels));
-  s.keys = carver.take<std::byte>(tile_bytes(Compute::kF32, channels));
-  s.scores = carver.take<float>(score_floats(kMaxQueries));
-  s.distance = carver.take<float>(kMaxQueries);
+  s.centroids = ledger.take<float>(clusters * dim);
+  s.norms = ledger.take<float>(clusters);
+  s.sums = ledger.take<float>(clusters * dim);
+  s.counts = ledger.take<std::int32_t>(clusters + 1);
+  s.labels = ledger.take<std::int32_t>(tokens + kMaxQueries);
+  s.rows = ledger.take<float>(output_floats(kMaxQueries, channels));
+  s.tokens = ledger.take<std::byte>(query_pack_bytes(Compute::kF32, kMaxQueries, channels));
+  s.keys = ledger.take<std::byte>(tile_bytes(Compute::kF32, channels));
+  s.scores = ledger.take<float>(score_floats(kMaxQueries));
+  s.distance = ledger.take<float>(kMaxQueries);
   return s;
 }
 
@@ -196,8 +196,8 @@ void cluster(const Isa& isa, const StageContext& context, const core::ClusterPar
     const index_t heads = tensor.shape[1];
     const index_t len = tensor.shape[2];
     context.executor.for_each(tensor.shape[0] * heads, [&](index_t item, int worker) {
-      Carver carver(params.work + worker * work_bytes);
-      const ClusterScratch scratch = carve(carver, g);
+      Ledger ledger(params.work + worker * work_bytes);
+      const ClusterScratch scratch = carve(ledger, g);
       const ClusterHead head{.isa = isa,
                              .side = side,
                              .batch = item / heads,
@@ -214,9 +214,9 @@ void cluster(const Isa& isa, const StageContext& context, const core::ClusterPar
 }
 
 std::size_t cluster_bytes(const core::Geometry& geometry) {
-  Carver carver(nullptr);
-  carve(carver, geometry);
-  return carver.bytes();
+  Ledger ledger(nullptr);
+  carve(ledger, geometry);
+  return ledger.bytes();
 }
 
 }  // namespace psa::cpu

@@ -45,26 +45,26 @@ struct ImportanceScratch {
   float* weight;              // [Nk]
 };
 
-ImportanceScratch carve(Carver& carver, const core::Geometry& g, Compute compute, int parts) {
+ImportanceScratch carve(Ledger& ledger, const core::Geometry& g, Compute compute, int parts) {
   const int dim = static_cast<int>(g.shape.head_dim);
   const auto blocks = static_cast<std::size_t>(g.num_kv_blocks);
   ImportanceScratch s{};
   s.probe.pack_bytes = query_pack_bytes(compute, kMaxQueries, dim);
-  s.probe.queries = carver.take<std::byte>(s.probe.pack_bytes * static_cast<std::size_t>(parts));
-  s.probe.keys = carver.take<std::byte>(tile_bytes(compute, dim));
-  s.probe.scores = carver.take<float>(score_floats(kMaxQueries));
-  s.probe.rows = carver.take<float>(output_floats(kMaxQueries, dim));
-  s.probe.zero_row = carver.take<float>(static_cast<std::size_t>(dim));
-  s.probe.index = carver.take<std::int32_t>(kMaxQueries);
-  s.probe.q_samples = carver.take<SampledOffsets>(1);
-  s.probe.kv_samples = carver.take<SampledOffsets>(1);
-  s.queries = carver.take<ProbeQueries>(1);
-  s.keys = carver.take<ProbeKeys>(1);
-  s.first_query = carver.take<std::int32_t>(kMaxTileKeys);
-  s.max = carver.take<float>(blocks * kMaxQueries);
-  s.sum = carver.take<float>(blocks * kMaxQueries);
-  s.total = carver.take<float>(kMaxQueries);
-  s.weight = carver.take<float>(blocks);
+  s.probe.queries = ledger.take<std::byte>(s.probe.pack_bytes * static_cast<std::size_t>(parts));
+  s.probe.keys = ledger.take<std::byte>(tile_bytes(compute, dim));
+  s.probe.scores = ledger.take<float>(score_floats(kMaxQueries));
+  s.probe.rows = ledger.take<float>(output_floats(kMaxQueries, dim));
+  s.probe.zero_row = ledger.take<float>(static_cast<std::size_t>(dim));
+  s.probe.index = ledger.take<std::int32_t>(kMaxQueries);
+  s.probe.q_samples = ledger.take<SampledOffsets>(1);
+  s.probe.kv_samples = ledger.take<SampledOffsets>(1);
+  s.queries = ledger.take<ProbeQueries>(1);
+  s.keys = ledger.take<ProbeKeys>(1);
+  s.first_query = ledger.take<std::int32_t>(kMaxTileKeys);
+  s.max = ledger.take<float>(blocks * kMaxQueries);
+  s.sum = ledger.take<float>(blocks * kMaxQueries);
+  s.total = ledger.take<float>(kMaxQueries);
+  s.weight = ledger.take<float>(blocks);
   return s;
 }
 
@@ -186,8 +186,8 @@ void estimate(const Isa& isa, const Probe& probe, const StageContext& context,
   const index_t blocks_per_item = kMaxQueries / probe.queries_per_block();
   const index_t items_per_head = semantics::ceil_div(chunk.q_blocks(), blocks_per_item);
   const auto carve_for = [&](int worker) {
-    Carver carver(context.worker_scratch(worker));
-    return carve(carver, g, probe.tiles().compute, probe.parts());
+    Ledger ledger(context.worker_scratch(worker));
+    return carve(ledger, g, probe.tiles().compute, probe.parts());
   };
   for (int worker = 0; worker < context.executor.workers(); ++worker) {
     const ImportanceScratch s = carve_for(worker);
@@ -281,9 +281,9 @@ std::size_t importance_scratch(const Isa& isa, const core::Geometry& geometry) {
   const int parts = by_groups ? geometry.config.antidiagonal_stride : 1;
   const bool pooled = geometry.config.importance == Importance::kPooledLse;
   const Compute compute = pooled ? Compute::kF32 : isa.tiles(shape.dtype_q, shape.dtype_kv).compute;
-  Carver carver(nullptr);
-  carve(carver, geometry, compute, parts);
-  return carver.bytes();
+  Ledger ledger(nullptr);
+  carve(ledger, geometry, compute, parts);
+  return ledger.bytes();
 }
 
 }  // namespace psa::cpu

@@ -12,8 +12,8 @@
 
 #  include <cstdint>
 
-#  include "psa/half.hpp"
 #  include "hwy/highway.h"
+#  include "psa/half.hpp"
 
 HWY_BEFORE_NAMESPACE();
 namespace psa::cpu::HWY_NAMESPACE {

@@ -45,11 +45,11 @@ struct LevelScratch {
   double* shares;         // [Nk], cumulative; compat = official only
 };
 
-LevelScratch carve(Carver& carver, index_t num_kv_blocks) {
+LevelScratch carve(Ledger& ledger, index_t num_kv_blocks) {
   const auto count = static_cast<std::size_t>(num_kv_blocks);
-  return {carver.take<Candidate>(count),    carver.take<Candidate>(count),
-          carver.take<float>(count),        carver.take<LevelCode>(count),
-          carver.take<std::uint8_t>(count), carver.take<double>(count)};
+  return {ledger.take<Candidate>(count),    ledger.take<Candidate>(count),
+          ledger.take<float>(count),        ledger.take<LevelCode>(count),
+          ledger.take<std::uint8_t>(count), ledger.take<double>(count)};
 }
 
 /// One row of the level map.
@@ -269,8 +269,8 @@ void levels(const StageContext& context, const core::LevelsParams& params) {
   const core::RowChunk& chunk = params.chunk;
   const index_t num_rows = g.shape.heads_q * chunk.q_blocks();
   context.executor.for_each(num_rows, [&](index_t item, int worker) {
-    Carver carver(context.worker_scratch(worker));
-    const LevelScratch scratch = carve(carver, g.num_kv_blocks);
+    Ledger ledger(context.worker_scratch(worker));
+    const LevelScratch scratch = carve(ledger, g.num_kv_blocks);
     const index_t h = item / chunk.q_blocks();
     const index_t q_block = chunk.q_block_begin + item % chunk.q_blocks();
     const index_t kv_head = chunk.batch * g.shape.heads_kv + h / g.heads_per_kv();
@@ -286,9 +286,9 @@ void levels(const StageContext& context, const core::LevelsParams& params) {
 }
 
 std::size_t levels_scratch(const core::Geometry& geometry) {
-  Carver carver(nullptr);
-  carve(carver, geometry.num_kv_blocks);
-  return carver.bytes();
+  Ledger ledger(nullptr);
+  carve(ledger, geometry.num_kv_blocks);
+  return ledger.bytes();
 }
 
 }  // namespace psa::cpu

@@ -29,11 +29,11 @@ struct PyramidScratch {
   float* rounded;  // [D], compat = official only: a mean of a level that nobody wants
 };
 
-PyramidScratch carve(Carver& carver, const core::Geometry& g) {
+PyramidScratch carve(Ledger& ledger, const core::Geometry& g) {
   const auto row = static_cast<std::size_t>(g.shape.head_dim);
-  return {carver.take<float>(row),
-          carver.take<float>(row * static_cast<std::size_t>(g.config.block_kv)),
-          carver.take<float>(row)};
+  return {ledger.take<float>(row),
+          ledger.take<float>(row * static_cast<std::size_t>(g.config.block_kv)),
+          ledger.take<float>(row)};
 }
 
 /// K or V of one head and where its pooled rows go.
@@ -116,8 +116,8 @@ void pyramid(const Isa& isa, const StageContext& context, const core::PyramidPar
   const bool official = g.config.compat == Compat::kOfficial;
 
   const auto pool_run = [&](index_t item, int worker, bool is_key) {
-    Carver carver(context.worker_scratch(worker));
-    const PyramidScratch scratch = carve(carver, g);
+    Ledger ledger(context.worker_scratch(worker));
+    const PyramidScratch scratch = carve(ledger, g);
     const index_t b = item / items_per_head / g.shape.heads_kv;
     const index_t h = item / items_per_head % g.shape.heads_kv;
     PoolHead head{.kernels = *isa.rows,
@@ -153,9 +153,9 @@ void pyramid(const Isa& isa, const StageContext& context, const core::PyramidPar
 }
 
 std::size_t pyramid_scratch(const core::Geometry& geometry) {
-  Carver carver(nullptr);
-  carve(carver, geometry);
-  return carver.bytes();
+  Ledger ledger(nullptr);
+  carve(ledger, geometry);
+  return ledger.bytes();
 }
 
 }  // namespace psa::cpu

@@ -25,10 +25,10 @@ struct SimilarityScratch {
   float* lengths;  // [block_kv]
 };
 
-SimilarityScratch carve(Carver& carver, const core::Geometry& g) {
+SimilarityScratch carve(Ledger& ledger, const core::Geometry& g) {
   const auto tokens = static_cast<std::size_t>(g.config.block_kv);
-  return {carver.take<float>(tokens * static_cast<std::size_t>(g.shape.head_dim)),
-          carver.take<float>(tokens)};
+  return {ledger.take<float>(tokens * static_cast<std::size_t>(g.shape.head_dim)),
+          ledger.take<float>(tokens)};
 }
 
 /// The keys of one block.
@@ -76,14 +76,14 @@ void similarity(const Isa& isa, const StageContext& context, const core::Similar
   const core::Geometry& g = context.geometry;
   const index_t kv_heads = g.shape.batch * g.shape.heads_kv;
   context.executor.for_each(kv_heads * g.num_kv_blocks, [&](index_t item, int worker) {
-    Carver carver(context.worker_scratch(worker));
+    Ledger ledger(context.worker_scratch(worker));
     const index_t b = item / g.num_kv_blocks / g.shape.heads_kv;
     const index_t h = item / g.num_kv_blocks % g.shape.heads_kv;
     const KeyBlock block{.kernels = *isa.rows,
                          .head_dim = static_cast<int>(g.shape.head_dim),
                          .tokens = semantics::block_range(item % g.num_kv_blocks, g.config.block_kv,
                                                           params.inputs.kv_length(b)),
-                         .scratch = carve(carver, g)};
+                         .scratch = carve(ledger, g)};
     block.kernels.load_floats(
         head_rows(params.inputs.k, params.inputs.kv_order, b, h, block.tokens.begin),
         static_cast<int>(block.tokens.size()), block.head_dim, block.scratch.rows);
@@ -92,9 +92,9 @@ void similarity(const Isa& isa, const StageContext& context, const core::Similar
 }
 
 std::size_t similarity_scratch(const core::Geometry& geometry) {
-  Carver carver(nullptr);
-  carve(carver, geometry);
-  return carver.bytes();
+  Ledger ledger(nullptr);
+  carve(ledger, geometry);
+  return ledger.bytes();
 }
 
 }  // namespace psa::cpu

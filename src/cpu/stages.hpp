@@ -9,12 +9,14 @@
 #include <cstdint>
 
 #include "core/backend.hpp"
+#include "core/ledger.hpp"
 #include "core/tensor.hpp"
 #include "cpu/rows.hpp"
 #include "cpu/tile.hpp"
 
 namespace psa::cpu {
 
+using core::Ledger;
 using core::StageContext;
 
 /// The kernels of one instruction set.
@@ -28,25 +30,6 @@ struct Isa {
     const bool both_bf16 = q == DType::kBF16 && kv == DType::kBF16;
     return both_bf16 && bf16 != nullptr ? *bf16 : *f32;
   }
-};
-
-/// Cuts a buffer into 64-byte aligned pieces; with a null base it only counts, so that one function
-/// serves both the size and the layout of a stage's scratch.
-class Carver {
- public:
-  explicit Carver(std::byte* base) : base_(base) {}
-
-  template <typename T>
-  T* take(std::size_t count) {
-    std::byte* at = base_ == nullptr ? nullptr : base_ + used_;
-    used_ += (count * sizeof(T) + kTileAlignment - 1) / kTileAlignment * kTileAlignment;
-    return reinterpret_cast<T*>(at);
-  }
-  [[nodiscard]] std::size_t bytes() const { return used_; }
-
- private:
-  std::byte* base_;
-  std::size_t used_ = 0;
 };
 
 /// Rows of one head of a tensor in working order, from position `first` on.

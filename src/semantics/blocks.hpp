@@ -39,7 +39,10 @@ PSA_HD constexpr Range text_positions(index_t text, bool at_front, index_t len) 
   return at_front ? Range{0, text} : Range{len - text, len};
 }
 
-PSA_HD constexpr bool overlaps(Range a, Range b) { return a.begin < b.end && b.begin < a.end; }
+/// An empty range overlaps nothing.
+PSA_HD constexpr bool overlaps(Range a, Range b) {
+  return max_of(a.begin, b.begin) < min_of(a.end, b.end);
+}
 
 /// S-8. Position of query row `row` on the axis of the keys: queries are aligned to the end of the
 /// `len_kv` valid keys.

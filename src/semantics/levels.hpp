@@ -7,6 +7,7 @@
 
 #include <cmath>
 #include <cstdint>
+#include <limits>
 
 #include "semantics/blocks.hpp"
 #include "semantics/hd.hpp"
@@ -30,9 +31,9 @@ PSA_HD constexpr bool is_forced(const ForcedRule& rule, Range queries, Range key
 
 inline constexpr float kLargestFloat = 3.402823466e+38F;
 
-/// S-13. Importance as it is ranked: NaN counts as the least.
+/// S-13. Importance as it is ranked: NaN counts as minus infinity.
 PSA_HD inline float ranked_importance(float importance) {
-  return importance == importance ? importance : -kLargestFloat;
+  return importance == importance ? importance : -std::numeric_limits<float>::infinity();
 }
 
 /// A block of one row with what its rank depends on.

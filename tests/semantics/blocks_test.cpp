@@ -104,6 +104,7 @@ TEST(Blocks, S18RangesOverlapInACommonPosition) {
   EXPECT_FALSE(overlaps({16, 32}, {0, 16}));
   EXPECT_FALSE(overlaps({0, 16}, {0, 0})) << "no text";
   EXPECT_FALSE(overlaps({0, 16}, {16, 16}));
+  EXPECT_FALSE(overlaps({0, 16}, {8, 8})) << "an empty range inside";
 }
 
 }  // namespace

@@ -39,6 +39,9 @@ TEST(Levels, S13NanRanksBehindEveryNumber) {
                     {false, ranked_importance(-5.0F), 2},
                     {false, ranked_importance(kNan), 3}}),
             (std::vector<index_t>{1, 2, 0, 3}));
+  EXPECT_EQ(ranked({{false, ranked_importance(kNan), 1}, {false, -kInf, 0}}),
+            (std::vector<index_t>{0, 1}))
+      << "NaN counts as minus infinity";
   EXPECT_EQ(ranked_importance(kInf), kInf);
   EXPECT_EQ(ranked_importance(0.25F), 0.25F);
 }

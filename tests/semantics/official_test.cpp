@@ -55,6 +55,7 @@ TEST(Official, S22QuotaIsTruncated) {
   EXPECT_EQ(official_quota_cut(139, 0.1), 13);
   EXPECT_EQ(official_quota_cut(139, 0.35), 48);
   EXPECT_EQ(official_quota_cut(20, 0.35), 7) << "an exact product";
+  EXPECT_EQ(official_quota_cut(20, 0.35F), 7) << "0.35F is a little below .35";
   EXPECT_EQ(official_quota_cut(7, 0.99), 6);
   EXPECT_EQ(official_quota_cut(7, 1.0), 7);
 }

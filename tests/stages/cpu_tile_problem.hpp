@@ -17,9 +17,9 @@
 #include <string>
 #include <vector>
 
-#include "psa/half.hpp"
 #include "core/tensor.hpp"
 #include "cpu/tile.hpp"
+#include "psa/half.hpp"
 
 namespace psa::cpu {
 

@@ -2,9 +2,7 @@
 #include "comparison.hpp"
 
 #include <algorithm>
-#include <cmath>
 #include <cstddef>
-#include <numeric>
 #include <utility>
 
 #include "density_match.hpp"
@@ -191,12 +189,13 @@ void ComparisonRun::time_all() {
     }
   }
   for (Contender& contender : contenders_) {
-    std::vector<std::size_t> by_time(contender.ms.size());
-    std::iota(by_time.begin(), by_time.end(), std::size_t{0});
-    std::stable_sort(by_time.begin(), by_time.end(), [&contender](std::size_t a, std::size_t b) {
-      return contender.ms[a] < contender.ms[b];
-    });
-    contender.result.stats = contender.stats[by_time[by_time.size() / 2]];
+    for (double RunStats::*stage :
+         {&RunStats::reorder_ms, &RunStats::pyramid_ms, &RunStats::importance_ms,
+          &RunStats::levels_ms, &RunStats::attention_ms}) {
+      std::vector<double> times;
+      for (const RunStats& stats : contender.stats) times.push_back(stats.*stage);
+      contender.result.stats.*stage = spread_of(std::move(times)).median;
+    }
     contender.result.ms = spread_of(contender.ms);
   }
 }

@@ -49,7 +49,7 @@ struct MethodResult {
   Method method{};
   Problem problem;
   OutputErrors errors;  ///< against Comparison::reference; `rows` always against dense, if kept
-  RunStats stats;       ///< stages of the run of median time
+  RunStats stats;       ///< each stage: its median time
   Spread ms;            ///< of whole calls
   std::vector<double> head_density;                              ///< [Hq]
   std::vector<std::array<index_t, kNumLevelCodes>> head_blocks;  ///< [Hq], entries by code

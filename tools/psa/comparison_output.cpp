@@ -11,8 +11,6 @@ namespace {
 
 using Json = nlohmann::ordered_json;
 
-std::string percent(double share) { return fixed(share * 100, 1) + " %"; }
-
 std::string method_table(const Comparison& comparison) {
   using Align = Table::Align;
   Table table({{"method", Align::kLeft},
@@ -29,7 +27,7 @@ std::string method_table(const Comparison& comparison) {
                    fixed(errors.rel_l2, 4), fixed(errors.cosine, 5), significant(errors.max_abs, 3),
                    fixed(result.ms.median, 1),
                    fixed(comparison.dense_ms.median / result.ms.median, 2),
-                   percent(result.selection_share())});
+                   percent_text(result.selection_share())});
   }
   return table.text();
 }
@@ -100,6 +98,13 @@ Json row_json(const char* part, Method method, const Json& head, double density)
 }
 
 }  // namespace
+
+std::string percent_text(double share) { return fixed(share * 100, 1) + " %"; }
+
+std::string ms_text(double ms) {
+  const int digits = ms >= 100 ? 0 : ms >= 1 ? 1 : 2;
+  return fixed(ms, digits) + " ms";
+}
 
 std::string comparison_text(const Comparison& comparison, bool is_per_head, int repeats) {
   std::string text = method_table(comparison);

@@ -10,6 +10,11 @@
 
 namespace psa::cli {
 
+/// "15.0 %".
+[[nodiscard]] std::string percent_text(double share);
+/// "131 ms", "4.2 ms", "0.31 ms".
+[[nodiscard]] std::string ms_text(double ms);
+
 /// Tables: methods, heads if asked for, the curve if it was traced.
 [[nodiscard]] std::string comparison_text(const Comparison& comparison, bool is_per_head,
                                           int repeats);

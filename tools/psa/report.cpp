@@ -6,6 +6,7 @@
 #include <system_error>
 
 #include "chart.hpp"
+#include "comparison_output.hpp"
 #include "engine/tensors/atomic_file.hpp"
 #include "engine/tensors/printable.hpp"
 #include "psa/error.hpp"
@@ -16,8 +17,6 @@
 
 namespace psa::cli {
 namespace {
-
-std::string percent(double share) { return fixed(share * 100, 1) + " %"; }
 
 std::string paragraph(const std::string& css_class, const std::string& html) {
   return "<p class=\"" + css_class + "\">" + html + "</p>\n";
@@ -85,10 +84,11 @@ std::string figure_cell(const std::string& value, const std::string& meaning) {
 std::string key_figures(const Comparison& comparison) {
   const MethodResult& psa = *comparison.find(Method::kPsa);
   std::string html = "<div class=\"figures\">\n";
-  html += figure_cell(percent(psa.stats.density), "of the attention logits computed (density)");
+  html +=
+      figure_cell(percent_text(psa.stats.density), "of the attention logits computed (density)");
   html += figure_cell(fixed(comparison.dense_ms.median / psa.ms.median, 1) + "×",
-                      "as fast as dense attention here: " + fixed(psa.ms.median, 0) +
-                          " ms against " + fixed(comparison.dense_ms.median, 0) + " ms");
+                      "as fast as dense attention here: " + ms_text(psa.ms.median) + " against " +
+                          ms_text(comparison.dense_ms.median));
   std::string meaning = "relative error of the output";
   if (const MethodResult* binary = comparison.find(Method::kBinary)) {
     meaning += "; binary block-sparse attention of the same density: " +
@@ -98,8 +98,8 @@ std::string key_figures(const Comparison& comparison) {
     meaning += " (" + significant(unordered->errors.all.rel_l2, 3) + " in the tokens' own order)";
   }
   html += figure_cell(significant(psa.errors.all.rel_l2, 3), meaning);
-  html +=
-      figure_cell(percent(psa.selection_share()), "of PSA's time goes into choosing what to read");
+  html += figure_cell(percent_text(psa.selection_share()),
+                      "of PSA's time goes into choosing what to read");
   return html + "</div>\n";
 }
 
@@ -114,12 +114,12 @@ std::string method_table(const Comparison& comparison) {
     const bool is_dense = result.method == Method::kDense;
     html += result.method == Method::kPsa ? "<tr class=\"chosen\">" : "<tr>";
     html +=
-        cell(method_key(result.method)) + cell(percent(result.stats.density)) +
+        cell(method_key(result.method)) + cell(percent_text(result.stats.density)) +
         cell(fixed(result.errors.all.rel_l2, 4)) + extra_cell(fixed(result.errors.all.cosine, 5)) +
         extra_cell(significant(result.errors.all.max_abs, 2)) + cell(fixed(result.ms.median, 1)) +
         extra_cell(fixed(result.ms.p10, 1) + "–" + fixed(result.ms.p90, 1)) +
         cell(fixed(comparison.dense_ms.median / result.ms.median, 2)) +
-        cell(is_dense ? "–" : percent(result.selection_share())) + "</tr>\n";
+        cell(is_dense ? "–" : percent_text(result.selection_share())) + "</tr>\n";
   }
   return html + "</table></div>\n";
 }
@@ -171,7 +171,7 @@ std::string head_table(const Comparison& comparison) {
   html += "<th class=\"text\">blocks by level (PSA)</th></tr>\n";
   for (std::size_t h = 0; h < psa.head_density.size(); ++h) {
     const ErrorMetrics& errors = psa.errors.heads[h];
-    html += "<tr>" + cell(std::to_string(h)) + cell(percent(psa.head_density[h])) +
+    html += "<tr>" + cell(std::to_string(h)) + cell(percent_text(psa.head_density[h])) +
             cell(fixed(errors.rel_l2, 4)) + cell(fixed(errors.cosine, 5));
     if (binary != nullptr) {
       const double other = binary->errors.heads[h].rel_l2;
@@ -270,9 +270,10 @@ std::string report_html(const Comparison& comparison, const Problem& problem,
          introduction(problem.config) + warnings(comparison) + key_figures(comparison) +
          heading("Methods") + method_table(comparison) + method_notes(comparison) +
          curve_section(comparison) + heading("Where the time goes") +
-         paragraph("caption",
-                   "Median call of each method, stage by stage. Colors are what dense attention "
-                   "does not have to do.") +
+         paragraph(
+             "caption",
+             "Medians of each method's calls, stage by stage. Colors are what dense attention "
+             "does not have to do.") +
          time_figure(comparison) + level_maps_section(comparison, problem) +
          errors_section(comparison, problem) + heading("Head by head") + head_table(comparison) +
          facts_section(comparison, problem, facts) + "</main>\n</body>\n</html>\n";

@@ -9,6 +9,7 @@
 
 #include "chart.hpp"
 #include "color.hpp"
+#include "comparison_output.hpp"
 #include "picture.hpp"
 #include "table.hpp"
 
@@ -101,8 +102,6 @@ std::string title_of(Method method) {
   return method == Method::kPsa ? "PSA" : "Binary block-sparse";
 }
 
-std::string percent(double share) { return fixed(share * 100, 1) + " %"; }
-
 std::string level_map_figure(const MethodResult& result, index_t h) {
   const auto head = static_cast<std::size_t>(h);
   const index_t map_size = result.num_q_blocks * result.num_kv_blocks;
@@ -113,7 +112,7 @@ std::string level_map_figure(const MethodResult& result, index_t h) {
   const std::string name = title_of(result.method);
   return "<figure>" +
          image(level_map_picture(map, 0, 0, 1), name + ", level map of head " + std::to_string(h)) +
-         "<figcaption><b>" + name + "</b><br>density " + percent(result.head_density[head]) +
+         "<figcaption><b>" + name + "</b><br>density " + percent_text(result.head_density[head]) +
          ", error " + significant(result.errors.heads[head].rel_l2, 3) + "</figcaption></figure>\n";
 }
 
@@ -156,7 +155,7 @@ std::string in_both_widths(const std::string& wide, const std::string& narrow) {
 }
 
 std::string tooltip(const std::string& name, double density, double error) {
-  return name + ": density " + percent(density) + ", error " + significant(error, 3);
+  return name + ": density " + percent_text(density) + ", error " + significant(error, 3);
 }
 
 /// Head of a curve; none: all heads together.
@@ -173,8 +172,7 @@ Line curve_line(const Comparison& comparison, Method method, const std::string& 
     if (point.method != method) continue;
     const double error = errors_of(point.errors, head).rel_l2;
     line.points.push_back(
-        {point.density, error,
-         tooltip(name, point.density, error) + ", " + fixed(point.ms, 0) + " ms"});
+        {point.density, error, tooltip(name, point.density, error) + ", " + ms_text(point.ms)});
   }
   return line;
 }
@@ -288,9 +286,9 @@ std::string time_figure(const Comparison& comparison) {
   for (const MethodResult& result : comparison.methods) {
     const RunStats& stats = result.stats;
     const std::string name(name_of(result.method));
-    Bar bar{name, fixed(result.ms.median, 0) + " ms", {}};
+    Bar bar{name, ms_text(result.ms.median), {}};
     const auto add_stage = [&bar, &name](const char* stage, double ms) {
-      bar.segments.push_back({stage, ms, name + ", " + stage + ": " + fixed(ms, 1) + " ms"});
+      bar.segments.push_back({stage, ms, name + ", " + stage + ": " + ms_text(ms)});
     };
     for (const StageOfCall& stage : kSelectionStages) add_stage(stage.name, stats.*stage.ms);
     add_stage("attention", stats.attention_ms);
@@ -320,7 +318,7 @@ std::string level_shares_bar(const std::array<index_t, kNumLevelCodes>& blocks) 
     if (share <= 0) continue;
     html += "<i style=\"width:" + fixed(share * 100, 2) +
             "%;background:" + css_color(level_color(code)) + "\" title=\"" +
-            std::string(level_text(code)) + ": " + percent(share) + "\"></i>";
+            std::string(level_text(code)) + ": " + percent_text(share) + "\"></i>";
   }
   return html + "</span>";
 }
