@@ -46,7 +46,8 @@ enum class Compat : std::int32_t {
   kOfficial = 1,  ///< results of the published code where they are well defined (S-22)
 };
 
-/// Everything that decides what is computed. Defaults: the `balanced` preset.
+/// Everything that decides what is computed. Defaults: a density of about .15 in the caller's token
+/// order; the presets of video models also reorder along the grid, which must then be known.
 struct Config {
   std::int32_t block_q = 128;   ///< query rows that share one row of the level map: 16, 32, 64, 128
   std::int32_t block_kv = 128;  ///< KV tokens in one column of the level map: 16, 32, 64, 128

@@ -133,7 +133,7 @@ typedef struct psa_config {
   int32_t compat;
 } psa_config;
 
-/* Zeroes the struct, sets struct_size and the defaults (batch = heads = 1, bf16; `balanced`). */
+/* Zeroes the struct, sets struct_size and the defaults (batch = heads = 1, bf16; density .15). */
 PSA_API void psa_problem_init(psa_problem* problem);
 PSA_API void psa_config_init(psa_config* config);
 
@@ -237,8 +237,9 @@ PSA_API psa_status psa_forward(const psa_plan* plan, const psa_io* io, void* wor
 /* ---- stages, for study, own selection methods and plans kept over denoising steps --------------
  */
 
-/* S-9 to S-13. Reads io->q, io->k (and kv_lengths, scores); importance [B,Hq,Nq,Nk].
- * PSA_UNSUPPORTED when budget[0] is 1: such a plan estimates nothing. */
+/* S-9 to S-13. Reads io->q, io->k (and
+ * kv_lengths, scores); importance [B,Hq,Nq,Nk]. PSA_UNSUPPORTED when budget[0] is 1: such a plan
+ * estimates nothing. */
 PSA_API psa_status psa_estimate_importance(const psa_plan* plan, const psa_io* io,
                                            float* importance, void* workspace,
                                            size_t workspace_bytes, void* stream);

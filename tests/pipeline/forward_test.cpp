@@ -113,6 +113,20 @@ TEST(Forward, StagesOneByOneGiveTheMapOfAWholeCall) {
   }
 }
 
+TEST(Forward, ADensePlanHasNoImportanceToGive) {
+  Problem problem;
+  problem.config.budget = {1, 1, 1, 1, 1};
+  QkvTensors qkv = random_qkv(problem, 7);
+  const core::Plan plan = make_plan(problem, {});
+  GuardedBuffer workspace(plan.workspace_bytes());
+  core::CallIo io;
+  io.q = qkv.q.view();
+  io.k = qkv.k.view();
+  std::vector<float> importance(16);
+  EXPECT_THROW(
+      plan.estimate_importance(io, importance.data(), {workspace.data(), workspace.size()}), Error);
+}
+
 TEST(Forward, S4PyramidStageGivesOneLevelAlone) {
   for (const Compat compat : {Compat::kNone, Compat::kOfficial}) {
     for (const core::PlanOptions& options : every_backend()) {
