@@ -166,7 +166,11 @@ std::array<float, kMaxLevels> budget_for_density(const Config& config, double de
     const double middle = (low + high) / 2;
     (density_of(split_budget(middle, config.num_levels), config) < density ? low : high) = middle;
   }
-  return split_budget(high, config.num_levels);
+  Budget budget = split_budget(high, config.num_levels);
+  for (float& share : budget) {  // five digits, so that configurations stay readable
+    share = static_cast<float>(std::round(static_cast<double>(share) * 1e5) / 1e5);
+  }
+  return budget;
 }
 
 std::span<const PresetEntry> presets() {

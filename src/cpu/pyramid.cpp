@@ -6,7 +6,7 @@
 //   out  pyramid[l]  [B, Hkv, rows, D] of the storage type of k and v, every level that is not null
 //
 // One work item is a run of KV blocks of one head. It reads each row once: 16 rows at a time, every
-// level from the sums of the level below (in float, not rounded), one rounding per stored mean.
+// level from the means of the level below (in float, not rounded), one rounding per stored mean.
 //
 // Cost: Lkv * D loads and additions for K and for V; the memory traffic of one read of K and V and
 // one write of the pyramid, which is what bounds it.
@@ -107,49 +107,61 @@ void pool_block_official(const PoolHead& head, index_t kv_block, const PyramidSc
   }
 }
 
+/// Which of K and V, and which head of it.
+struct HeadChoice {
+  bool is_key;
+  index_t batch;
+  index_t head;
+};
+
+PoolHead make_head(const Isa& isa, const core::Geometry& g, const core::PyramidParams& params,
+                   const HeadChoice& choice) {
+  const auto [is_key, b, h] = choice;
+  PoolHead head{.kernels = *isa.rows,
+                .rows = head_rows(is_key ? params.inputs.k : params.inputs.v,
+                                  params.inputs.kv_order, b, h, 0),
+                .kv_length = params.inputs.kv_length(b),
+                .block_kv = g.config.block_kv,
+                .head_dim = static_cast<int>(g.shape.head_dim),
+                .levels = {}};
+  for (std::size_t code = 2; code < head.levels.size(); ++code) {
+    const core::PyramidLevel& level = params.pyramid[code];
+    auto* data = static_cast<std::byte*>(is_key ? level.k : level.v);
+    if (data == nullptr) continue;
+    const index_t first_row = (b * g.shape.heads_kv + h) * level.rows;
+    head.levels[code] = data + first_row * g.shape.head_dim * head.size();
+  }
+  return head;
+}
+
+bool is_wanted(const PoolHead& head) {
+  return std::any_of(head.levels.begin(), head.levels.end(),
+                     [](const std::byte* level) { return level != nullptr; });
+}
+
 }  // namespace
 
 void pyramid(const Isa& isa, const StageContext& context, const core::PyramidParams& params) {
   const core::Geometry& g = context.geometry;
   const index_t blocks_per_item = std::max<index_t>(1, kItemTokens / g.config.block_kv);
   const index_t items_per_head = semantics::ceil_div(g.num_kv_blocks, blocks_per_item);
+  const index_t items = g.shape.batch * g.shape.heads_kv * items_per_head;
   const bool official = g.config.compat == Compat::kOfficial;
-
-  const auto pool_run = [&](index_t item, int worker, bool is_key) {
+  context.executor.for_each(items, [&](index_t item, int worker) {
     Ledger ledger(context.worker_scratch(worker));
     const PyramidScratch scratch = carve(ledger, g);
     const index_t b = item / items_per_head / g.shape.heads_kv;
     const index_t h = item / items_per_head % g.shape.heads_kv;
-    PoolHead head{.kernels = *isa.rows,
-                  .rows = head_rows(is_key ? params.inputs.k : params.inputs.v,
-                                    params.inputs.kv_order, b, h, 0),
-                  .kv_length = params.inputs.kv_length(b),
-                  .block_kv = g.config.block_kv,
-                  .head_dim = static_cast<int>(g.shape.head_dim),
-                  .levels = {}};
-    for (std::size_t code = 2; code < head.levels.size(); ++code) {
-      const core::PyramidLevel& level = params.pyramid[code];
-      auto* data = static_cast<std::byte*>(is_key ? level.k : level.v);
-      if (data == nullptr) continue;
-      const index_t first_row = (b * g.shape.heads_kv + h) * level.rows;
-      head.levels[code] = data + first_row * g.shape.head_dim * head.size();
-    }
     const index_t first = item % items_per_head * blocks_per_item;
-    for (index_t j = first; j < std::min(first + blocks_per_item, g.num_kv_blocks); ++j) {
-      official ? pool_block_official(head, j, scratch) : pool_block(head, j, scratch);
+    const index_t end = std::min(first + blocks_per_item, g.num_kv_blocks);
+    for (const bool is_key : {true, false}) {
+      const PoolHead head = make_head(isa, g, params, {is_key, b, h});
+      if (!is_wanted(head)) continue;
+      for (index_t j = first; j < end; ++j) {
+        official ? pool_block_official(head, j, scratch) : pool_block(head, j, scratch);
+      }
     }
-  };
-  const auto wanted = [&](auto member) {
-    return std::any_of(params.pyramid.begin() + 2, params.pyramid.end(),
-                       [&](const core::PyramidLevel& level) { return level.*member != nullptr; });
-  };
-  const bool wants_keys = wanted(&core::PyramidLevel::k);
-  const bool wants_values = wanted(&core::PyramidLevel::v);
-  context.executor.for_each(g.shape.batch * g.shape.heads_kv * items_per_head,
-                            [&](index_t item, int worker) {
-                              if (wants_keys) pool_run(item, worker, true);
-                              if (wants_values) pool_run(item, worker, false);
-                            });
+  });
 }
 
 std::size_t pyramid_scratch(const core::Geometry& geometry) {

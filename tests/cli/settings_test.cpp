@@ -83,7 +83,7 @@ TEST(Settings, DensityLeavesTheDocumentedSplitWithoutMeans) {
 TEST(Settings, DensityBelowTheCostOfTheMeansIsRefused) {
   Config c;
   EXPECT_THAT([&] { set_density(c, 0.005, "--density"); },
-              ThrowsMessage<Error>(HasSubstr("above 0.0078125")));
+              ThrowsMessage<Error>(HasSubstr("more than 0.0078125")));
   c.rest = Rest::kSkip;
   EXPECT_NO_THROW(set_density(c, 0.005, "--density"));
 }

@@ -333,8 +333,8 @@ Text format_clusters(const Problem& p, const Problem& d) {
 }
 
 void apply_scale(Problem& p, const std::string& label, std::string_view text) {
-  p.config.softmax_scale =
-      static_cast<float>(parse_number({label, text}, 0, std::numeric_limits<float>::max()));
+  constexpr double kMaxScale{std::numeric_limits<float>::max()};
+  p.config.softmax_scale = static_cast<float>(parse_number({label, text}, 0, kMaxScale));
 }
 
 template <bool Config::*kField>
@@ -421,27 +421,11 @@ auto concatenate(const std::array<Setting, kSizes>&... parts) {
   return all;
 }
 
-// Shares of blocks per unit of density of the default split: .55 of the density at level 1, .15 at
-// level 2 (pool factor 2: .30 of the blocks), .10 at level 3, .20 at level 4, none at level 5.
-constexpr std::array<double, kMaxLevels> kSplit{0.55, 0.85, 1.25, 2.85, 2.85};
-
-double density_of_split(const Config& config, double factor) {
-  double density = 0;
-  double last = 0;
-  for (std::int32_t l = 0; l < config.num_levels; ++l) {
-    const double upto = std::min(1.0, factor * kSplit[static_cast<std::size_t>(l)]);
-    density += (upto - last) / static_cast<double>(1 << l);
-    last = upto;
-  }
-  if (config.rest == Rest::kMean) density += (1 - last) / config.block_kv;
-  return density;
-}
-
 }  // namespace
 
 std::span<const Setting> settings() {
-  static const std::vector<Setting> kAll = concatenate(kSelection, kImportance, kLayout, kDensity);
-  return kAll;
+  static const std::vector<Setting> all = concatenate(kSelection, kImportance, kLayout, kDensity);
+  return all;
 }
 
 const Setting* find_setting(std::string_view name_or_alias) {
@@ -457,21 +441,10 @@ void set_density(Config& config, double density, const std::string& label) {
     throw Error(Status::kInvalidArgument,
                 label + " needs rule = quota; the threshold rule spends shares of importance");
   }
-  const double least = density_of_split(config, 0);
-  if (!(density > least && density <= 1)) {
-    const std::string why = config.rest == Rest::kMean ? ", the cost of rest = mean alone," : "";
-    reject({label, float_text(static_cast<float>(density))},
-           "allowed: above " + float_text(static_cast<float>(least)) + why + " up to 1");
-  }
-  double low = 0;
-  double high = 1 / kSplit[0];  // everything at level 1
-  for (int round = 0; round < 60; ++round) {
-    const double middle = (low + high) / 2;
-    (density_of_split(config, middle) < density ? low : high) = middle;
-  }
-  for (std::size_t l = 0; l < kMaxLevels; ++l) {  // five digits, so that problem strings stay short
-    const double share = std::round(1e5 * std::min(1.0, high * kSplit[l])) * 1e-5;
-    config.budget[l] = static_cast<float>(share);
+  try {
+    config = with_density(config, density);
+  } catch (const Error& error) {
+    throw Error(error.status(), label + ": " + error.what());
   }
 }
 

@@ -88,8 +88,8 @@ class Features {
     std::array<float, 3> place{0, 0, static_cast<float>(token)};
     if (grid.tokens() > 0) {
       if (video < 0 || video >= grid.tokens()) return;
-      place = {static_cast<float>(video / (grid.height * grid.width)),
-               static_cast<float>(video / grid.width % grid.height),
+      const index_t frame = video / (grid.height * grid.width);
+      place = {static_cast<float>(frame), static_cast<float>(video / grid.width % grid.height),
                static_cast<float>(video % grid.width)};
     }
     for (index_t pair = 0; pair < pairs_; ++pair) {
