@@ -333,7 +333,7 @@ Text format_clusters(const Problem& p, const Problem& d) {
 }
 
 void apply_scale(Problem& p, const std::string& label, std::string_view text) {
-  constexpr double kMaxScale{std::numeric_limits<float>::max()};
+  constexpr auto kMaxScale = static_cast<double>(std::numeric_limits<float>::max());
   p.config.softmax_scale = static_cast<float>(parse_number({label, text}, 0, kMaxScale));
 }
 
