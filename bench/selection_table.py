@@ -59,6 +59,7 @@ def main():
         with open(args.json, "w", encoding="utf-8") as file:
             json.dump({"machine": platform.machine(), "commit": commit, "input": INPUT,
                        "command": " ".join(["python3"] + sys.argv), "rows": rows}, file, indent=1)
+            file.write("\n")
 
 
 if __name__ == "__main__":

@@ -171,6 +171,7 @@ def main():
                   "commit": commit(), "command": " ".join(["python"] + sys.argv), "rows": rows}
         with open(args.json, "w", encoding="utf-8") as file:
             json.dump(report, file, indent=1)
+            file.write("\n")
 
 
 if __name__ == "__main__":
