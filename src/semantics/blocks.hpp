@@ -69,4 +69,13 @@ PSA_HD constexpr Visibility block_visibility(bool causal, Range queries, Range k
   return keys.end - 1 <= first ? Visibility::kFull : Visibility::kStraddling;
 }
 
+/// S-8. Leading KV blocks of which a query block may see something: the others are hidden.
+PSA_HD constexpr index_t visible_blocks(bool causal, Range queries, index_t block_kv, index_t len_q,
+                                        index_t len_kv) {
+  if (queries.size() <= 0) return 0;
+  const index_t last = causal_position(queries.end - 1, len_q, len_kv);
+  const index_t seen = causal ? max_of(0, min_of(last + 1, len_kv)) : len_kv;
+  return ceil_div(seen, block_kv);
+}
+
 }  // namespace psa::semantics

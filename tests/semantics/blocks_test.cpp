@@ -89,6 +89,26 @@ TEST(Blocks, S8ABlockWithoutRealKeysIsHidden) {
   EXPECT_EQ(block_visibility(false, {16, 16}, {0, 16}, 16, 16), Visibility::kHidden);
 }
 
+TEST(Blocks, S8VisibleBlocksAreTheOnesThatAreNotHidden) {
+  for (const bool causal : {false, true}) {
+    for (index_t len_q = 1; len_q <= 36; ++len_q) {
+      for (index_t len_kv = 0; len_kv <= 66; ++len_kv) {
+        for (index_t i = 0; i <= ceil_div(len_q, 16); ++i) {
+          const Range queries = block_range(i, 16, len_q);
+          index_t expected = 0;
+          for (index_t j = 0; j < 5; ++j) {
+            const Range keys = block_range(j, 16, len_kv);
+            const auto seen = block_visibility(causal, queries, keys, len_q, len_kv);
+            expected += seen == Visibility::kHidden ? 0 : 1;
+          }
+          ASSERT_EQ(visible_blocks(causal, queries, 16, len_q, len_kv), expected)
+              << "queries " << i << " of " << len_q << " x " << len_kv << " causal " << causal;
+        }
+      }
+    }
+  }
+}
+
 TEST(Blocks, S18TextLiesAtItsEnd) {
   EXPECT_EQ(text_positions(10, true, 100).begin, 0);
   EXPECT_EQ(text_positions(10, true, 100).end, 10);
