@@ -19,19 +19,29 @@ find_package(Threads REQUIRED)
 
 add_library(psa_options INTERFACE)
 target_compile_features(psa_options INTERFACE cxx_std_20)
+set(PSA_WARNINGS -Wall -Wextra -Wshadow -Wconversion -Wdouble-promotion)
 target_compile_options(
   psa_options
-  INTERFACE -fvisibility=hidden
-            -Wall
-            -Wextra
-            -Wshadow
-            -Wconversion
-            -Wdouble-promotion
+  INTERFACE $<$<COMPILE_LANGUAGE:C,CXX>:-fvisibility=hidden>
+            "$<$<COMPILE_LANGUAGE:C,CXX>:${PSA_WARNINGS}>"
             $<$<COMPILE_LANGUAGE:CXX>:-Wnon-virtual-dtor>)
 # GCC 12 sees overlapping copies in std::string's own operator+ (GCC bug 105329).
 if(CMAKE_CXX_COMPILER_ID STREQUAL "GNU" AND CMAKE_CXX_COMPILER_VERSION VERSION_LESS 13)
   target_compile_options(psa_options INTERFACE $<$<COMPILE_LANGUAGE:CXX>:-Wno-restrict>)
 endif()
 if(PSA_WERROR)
-  target_compile_options(psa_options INTERFACE -Werror)
+  target_compile_options(psa_options INTERFACE $<$<COMPILE_LANGUAGE:C,CXX>:-Werror>)
+endif()
+
+# nvcc: CMake 3.25 silently drops the C++20 of a standard property for nvcc 13, so the flag is given
+# here. -lineinfo lets profilers and compute-sanitizer name lines; it changes no code.
+string(JOIN "," PSA_HOST_WARNINGS -Wall -Wextra -Wshadow -Wdouble-promotion)
+target_compile_options(
+  psa_options
+  INTERFACE $<$<COMPILE_LANGUAGE:CUDA>:-std=c++20>
+            $<$<COMPILE_LANGUAGE:CUDA>:-lineinfo>
+            $<$<COMPILE_LANGUAGE:CUDA>:--expt-relaxed-constexpr>
+            "$<$<COMPILE_LANGUAGE:CUDA>:-Xcompiler=-fvisibility=hidden,${PSA_HOST_WARNINGS}>")
+if(PSA_WERROR)
+  target_compile_options(psa_options INTERFACE "$<$<COMPILE_LANGUAGE:CUDA>:-Werror=all-warnings>")
 endif()

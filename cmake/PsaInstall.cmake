@@ -20,6 +20,12 @@ write_basic_package_version_file(${PROJECT_BINARY_DIR}/psaConfigVersion.cmake
 install(FILES ${PROJECT_BINARY_DIR}/psaConfig.cmake ${PROJECT_BINARY_DIR}/psaConfigVersion.cmake
         DESTINATION ${PSA_CMAKE_DIR})
 
+# What a program with a CUDA build of libpsa.a links as well; the toolkit's folder is the program's
+# to name (-L), since it is another machine's.
+set(PSA_PC_CUDA_LIBS "")
+if(PSA_HAS_CUDA)
+  set(PSA_PC_CUDA_LIBS "-lcudart_static -lrt -ldl ")
+endif()
 # psa.pc finds its prefix from its own place, so that an installed tree can be moved.
 file(RELATIVE_PATH PSA_PC_TO_PREFIX /prefix/${CMAKE_INSTALL_LIBDIR}/pkgconfig /prefix)
 string(REGEX REPLACE "/$" "" PSA_PC_TO_PREFIX "${PSA_PC_TO_PREFIX}")

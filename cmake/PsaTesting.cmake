@@ -1,9 +1,9 @@
 # SPDX-License-Identifier: Apache-2.0
-# psa_add_gtest(name SOURCES ... [LIBS ...] [LABELS ...])
+# psa_add_gtest(name SOURCES ... [LIBS ...] [LABELS ...] [EXTRA_ARGS ...])
 # A GoogleTest program linked with psa_core; each of its tests becomes one CTest test. It sees the
-# folders src/ and tests/ as include roots. LABELS defaults to cpu.
+# folders src/ and tests/ as include roots. LABELS defaults to cpu. CTest gives EXTRA_ARGS to each.
 function(psa_add_gtest name)
-  cmake_parse_arguments(PARSE_ARGV 1 ARG "" "" "SOURCES;LIBS;LABELS")
+  cmake_parse_arguments(PARSE_ARGV 1 ARG "" "" "SOURCES;LIBS;LABELS;EXTRA_ARGS")
   if(NOT ARG_LABELS)
     set(ARG_LABELS cpu)
   endif()
@@ -14,7 +14,8 @@ function(psa_add_gtest name)
   # A list inside PROPERTIES comes apart in CMake's generated script. CTest matches labels as regular
   # expressions, so `ctest -L slow` also finds the one label "cpu slow".
   list(JOIN ARG_LABELS " " labels)
-  gtest_discover_tests(${name} DISCOVERY_MODE PRE_TEST DISCOVERY_TIMEOUT 60
+  gtest_discover_tests(${name} EXTRA_ARGS ${ARG_EXTRA_ARGS} DISCOVERY_MODE PRE_TEST
+                       DISCOVERY_TIMEOUT 60
                        PROPERTIES LABELS "${labels}" TIMEOUT 300)
 endfunction()
 

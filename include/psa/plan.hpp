@@ -42,7 +42,7 @@ inline void check_count(const std::string& name, index_t given, index_t needed) 
 
 /// What computes a plan. A backend and an ISA are two of those that backends() lists.
 struct PlanOptions {
-  std::string backend = "auto";  ///< "auto", "cpu" or "reference"
+  std::string backend = "auto";  ///< "auto", "cpu", "reference", or "cuda" for a CUDA device
   std::string isa{};             ///< empty: the best that this machine runs
   int num_threads = 0;           ///< 0: one per processor that the process may use; else 1..1024
   psa_parallel_for parallel_for = nullptr;  ///< the caller's threads; null: those of psa
@@ -50,7 +50,7 @@ struct PlanOptions {
 };
 
 /// The tensors of a call, not owned. Null pointers mean "not given". Element types are those of the
-/// plan's ProblemShape. On the CPU all are host pointers.
+/// plan's ProblemShape. On the CPU all are host pointers, on CUDA pointers of the plan's device.
 struct AttentionIo {
   TensorView q{};        ///< [B,Hq,Lq,D]
   TensorView k{};        ///< [B,Hkv,Lk,D]
@@ -104,7 +104,8 @@ class Plan {
     return Plan(plan, shape);
   }
 
-  /// Bytes that each concurrent call needs, aligned to 64 bytes (see Workspace).
+  /// Bytes that each concurrent call needs, in the memory of the plan's device, aligned to 64 bytes
+  /// (see Workspace); on CUDA to 256, as cudaMalloc does.
   [[nodiscard]] std::size_t workspace_bytes() const {
     std::size_t bytes = 0;
     detail::check(psa_plan_workspace_size(plan_.get(), &bytes));
@@ -159,7 +160,8 @@ class Plan {
   index_t num_kv_blocks_ = 0;
 };
 
-/// A buffer of host memory, aligned as a workspace must be. Throws Error(kOutOfMemory).
+/// A buffer of host memory, aligned as the workspace of a CPU plan must be. Throws
+/// Error(kOutOfMemory).
 class Workspace {
  public:
   explicit Workspace(std::size_t bytes)
@@ -227,7 +229,8 @@ inline void forward(const Plan& plan, const psa_io& io, std::span<std::byte> wor
 
 /// The whole pipeline: reorder, pyramid, importance, levels, attention. Writes io.out, and io.lse
 /// and io.levels_out where given; nothing when it throws for an argument. Same arguments, same
-/// bits. `stats` costs one pass over the level map.
+/// bits. `stats` costs one pass over the level map. On CUDA the work is queued in `stream` and this
+/// returns at once, without allocating or waiting, unless stats are wanted: see psa.h.
 /// Throws Error: kInvalidArgument when a tensor does not fit the plan (shape, element type, device,
 /// channel stride other than 1, out over an input) or the workspace is not aligned to 64 bytes;
 /// kOutOfMemory when it is smaller than plan.workspace_bytes().
@@ -238,7 +241,7 @@ inline void run(const Plan& plan, const AttentionIo& io, std::span<std::byte> wo
 
 /// As run(), with the caller's level map in place of importance and levels: codes 0 and
 /// 1..num_levels, and kBlockMean if the plan has rest = kMean. Throws also when `levels` is not of
-/// the plan's shape or holds another code.
+/// the plan's shape or, in host memory, holds another code (on a device such codes count as skip).
 inline void run_with_levels(const Plan& plan, const AttentionIo& io, LevelMapView levels,
                             std::span<std::byte> workspace, Stream stream = {},
                             RunStats* stats = nullptr) {

@@ -17,6 +17,23 @@
  *    own workspace. psa_forward allocates nothing that grows with the input.
  *  - Enumerations are passed as int32_t. What each option means: docs/semantics.md (clause S-n).
  *  - Tensors are not owned, not copied and, but for outputs, not written.
+ *
+ * CUDA: a plan whose problem has device_type PSA_CUDA computes on device device_index
+ *  - All pointers of psa_io, the workspace and what a stage writes point to that device's memory;
+ *    tensors carry its type and index. The workspace is aligned to 256 bytes, as cudaMalloc does.
+ *  - `stream` is a cudaStream_t; NULL is the default stream. psa_forward and the stages queue their
+ *    work there and return: they allocate nothing, wait for nothing and read nothing back, so that
+ *    a CUDA graph can capture them. Failures of the device itself appear where the caller waits.
+ *  - With `stats` psa_forward does wait for the stream, after each stage, and reads the level map;
+ *    while the stream is being captured that is PSA_INVALID_ARGUMENT.
+ *  - The device that was current in the calling thread is current again afterwards.
+ *  - What pointers point to cannot be checked. Key lengths below 0 or above len_kv count as 0 or
+ *    len_kv, level codes that the plan does not have as skip. With reordered tokens, key lengths
+ *    that cut more than text at the back give unspecified results.
+ *  - psa_build_schedule and psa_measure_levels read and write host memory whatever the plan: copy a
+ *    level map to the host first.
+ *  - q, k, v and out are all f16 or all bf16; kmeans, hybrid and compat = official are computed on
+ *    the CPU only. psa_plan_describe says which kernels were chosen, and why not better ones.
  */
 #ifndef PSA_PSA_H_
 #define PSA_PSA_H_
@@ -170,9 +187,11 @@ typedef void (*psa_parallel_for)(void* context, int32_t workers,
 
 typedef struct psa_plan_options {
   uint32_t struct_size;
-  int32_t num_threads; /* 0: one per processor that the process may use; else 1..1024 */
-  const char* backend; /* "auto" (or NULL), "cpu", "reference" */
-  const char* isa;     /* NULL: the best; else one that psa_backend_at lists, e.g. "avx2" */
+  int32_t num_threads; /* 0: one per processor that the process may use; else 1..1024; on the CPU */
+  /* "auto" (or NULL): the best for the problem's device; "cpu" and "reference" compute in host
+   * memory, "cuda" on CUDA devices: a name that does not fit the device is an invalid argument */
+  const char* backend;
+  const char* isa; /* NULL: the best; else one that psa_backend_at lists: "avx2", "sm_90a", ... */
   psa_parallel_for parallel_for; /* NULL: psa's own threads */
   void* parallel_context;
 } psa_plan_options;
@@ -186,7 +205,7 @@ PSA_API psa_status psa_plan_create(const psa_problem* problem, const psa_config*
                                    const psa_plan_options* options, psa_plan** plan);
 PSA_API void psa_plan_destroy(psa_plan* plan); /* NULL is allowed */
 
-/* Bytes that each concurrent call needs; the workspace must be aligned to 64 bytes. */
+/* Bytes that each concurrent call needs; the workspace must be aligned to 64 bytes (CUDA: 256). */
 PSA_API psa_status psa_plan_workspace_size(const psa_plan* plan, size_t* bytes);
 /* Shape of a level map row: num_q_blocks = ceil(len_q/block_q), num_kv_blocks likewise. */
 PSA_API psa_status psa_plan_blocks(const psa_plan* plan, int64_t* num_q_blocks,
@@ -202,7 +221,8 @@ PSA_API psa_status psa_plan_token_order(const psa_plan* plan, int32_t* order);
 
 /* ---- run ------------------------------------------------------------------------------------- */
 
-/* The tensors of a call. Optional pointers may be NULL. Host pointers for CPU plans. */
+/* The tensors of a call. Optional pointers may be NULL. Host pointers for CPU plans, pointers of
+ * the plan's device for CUDA plans. */
 typedef struct psa_io {
   uint32_t struct_size;
   int32_t reserved;          /* 0 */
@@ -218,7 +238,8 @@ typedef struct psa_io {
 } psa_io;
 PSA_API void psa_io_init(psa_io* io);
 
-/* What a call did. Filled only when asked for; costs one pass over the level map. */
+/* What a call did. Filled only when asked for; costs one pass over the level map and, on CUDA,
+ * waits for the stream. */
 typedef struct psa_stats {
   uint32_t struct_size;
   int32_t reserved;
@@ -230,7 +251,7 @@ typedef struct psa_stats {
 PSA_API void psa_stats_init(psa_stats* stats);
 
 /* The whole pipeline: reorder, pyramid, importance, levels, attention. `stream` is the caller's
- * queue on CUDA, ignored on the CPU; `stats` may be NULL. */
+ * cudaStream_t on CUDA, ignored on the CPU; `stats` may be NULL. */
 PSA_API psa_status psa_forward(const psa_plan* plan, const psa_io* io, void* workspace,
                                size_t workspace_bytes, void* stream, psa_stats* stats);
 
@@ -259,9 +280,9 @@ PSA_API psa_status psa_build_pyramid(const psa_plan* plan, const psa_io* io, int
                                      void* k_pooled, void* v_pooled, void* workspace,
                                      size_t workspace_bytes, void* stream);
 
-/* Work list of a level map: entries of row r (batch, head, query block, row-major) are
- * [row_begin[r], row_begin[r+1]), by rising level code, then rising KV block; skipped blocks do not
- * appear. */
+/* Work list of a level map, both in host memory: entries of row r (batch, head, query block,
+ * row-major) are [row_begin[r], row_begin[r+1]), by rising level code, then rising KV block;
+ * skipped blocks do not appear. */
 typedef struct psa_schedule_entry {
   int32_t kv_block;
   int32_t level;
@@ -271,7 +292,7 @@ typedef struct psa_schedule_entry {
 PSA_API psa_status psa_build_schedule(const psa_plan* plan, const uint8_t* levels,
                                       int64_t* row_begin, psa_schedule_entry* entries,
                                       int64_t capacity);
-/* S-21. Density of a level map; row_density (optional) is [B,Hq,Nq]. Only density,
+/* S-21. Density of a level map in host memory; row_density (optional) is [B,Hq,Nq]. Only density,
  * selection_cost and blocks of `stats` are set. kv_lengths may be NULL. */
 PSA_API psa_status psa_measure_levels(const psa_plan* plan, const uint8_t* levels,
                                       const int32_t* kv_lengths, double* row_density,
@@ -283,11 +304,11 @@ PSA_API psa_status psa_measure_levels(const psa_plan* plan, const uint8_t* level
 typedef struct psa_backend_info {
   uint32_t struct_size;
   int32_t available;  /* 0 or 1 */
-  const char* name;   /* "cpu" */
-  const char* isa;    /* "avx512_bf16"; "" where there is no choice */
+  const char* name;   /* "cpu", "cuda" */
+  const char* isa;    /* "avx512_bf16", "sm_90a"; "" where there is no choice */
   const char* reason; /* why it is not available, or what it is chosen for; never NULL */
 } psa_backend_info;
-/* Best first. */
+/* Devices before the host, best first; the reference is last. Asks the drivers of this machine. */
 PSA_API int32_t psa_backend_count(void);
 PSA_API psa_status psa_backend_at(int32_t index, psa_backend_info* info);
 

@@ -63,7 +63,7 @@ inline void build_pyramid(const Plan& plan, const AttentionIo& io, int level, vo
                                   workspace.size(), stream.handle));
 }
 
-/// Work list of a level map. Row r = (b * Hq + h) * Nq + q_block has the entries
+/// Work list of a level map in host memory. Row r = (b * Hq + h) * Nq + q_block has the entries
 /// [row_begin[r], row_begin[r+1]), by rising level code, then rising KV block; skipped blocks do
 /// not appear.
 struct Schedule {
@@ -93,7 +93,7 @@ struct LevelDensity {
   std::vector<double> rows;                      ///< [B,Hq,Nq]; 0 where nothing is visible
 };
 
-/// `kv_lengths` [B] or null.
+/// Of a level map in host memory, whatever the plan's device; `kv_lengths` [B], there too, or null.
 [[nodiscard]] inline LevelDensity measure_levels(const Plan& plan, LevelMapView levels,
                                                  const std::int32_t* kv_lengths = nullptr) {
   detail::check_levels(plan, levels);

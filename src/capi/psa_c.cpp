@@ -224,13 +224,13 @@ psa_status psa_plan_token_order(const psa_plan* plan, int32_t* order) {
 // ---- run ----------------------------------------------------------------------------------------
 
 psa_status psa_forward(const psa_plan* plan, const psa_io* io, void* workspace,
-                       size_t workspace_bytes, void* /*stream*/, psa_stats* stats) {
+                       size_t workspace_bytes, void* stream, psa_stats* stats) {
   return guarded([&] {
     const psa::core::Plan& known = plan_of(plan);
     if (stats != nullptr) psa::capi::check_sized(stats, "stats");
     psa::core::RunStats measured;
     known.forward(psa::capi::call_io_of(io), span_of(workspace, workspace_bytes),
-                  stats == nullptr ? nullptr : &measured);
+                  stats == nullptr ? nullptr : &measured, psa::Stream{stream});
     if (stats != nullptr) psa::capi::write_sized(psa::capi::to_c(measured), stats);
   });
 }
@@ -238,42 +238,42 @@ psa_status psa_forward(const psa_plan* plan, const psa_io* io, void* workspace,
 // ---- stages -------------------------------------------------------------------------------------
 
 psa_status psa_estimate_importance(const psa_plan* plan, const psa_io* io, float* importance,
-                                   void* workspace, size_t workspace_bytes, void* /*stream*/) {
+                                   void* workspace, size_t workspace_bytes, void* stream) {
   return guarded([&] {
     require(importance, "importance");
     plan_of(plan).estimate_importance(psa::capi::call_io_of(io), importance,
-                                      span_of(workspace, workspace_bytes));
+                                      span_of(workspace, workspace_bytes), psa::Stream{stream});
   });
 }
 
 psa_status psa_assign_levels(const psa_plan* plan, const psa_io* io, const float* importance,
                              uint8_t* levels, void* workspace, size_t workspace_bytes,
-                             void* /*stream*/) {
+                             void* stream) {
   return guarded([&] {
     require(importance, "importance");
     require(levels, "levels");
     plan_of(plan).assign_levels(psa::capi::call_io_of(io), importance, levels,
-                                span_of(workspace, workspace_bytes));
+                                span_of(workspace, workspace_bytes), psa::Stream{stream});
   });
 }
 
 psa_status psa_select_levels(const psa_plan* plan, const psa_io* io, uint8_t* levels,
-                             void* workspace, size_t workspace_bytes, void* /*stream*/) {
+                             void* workspace, size_t workspace_bytes, void* stream) {
   return guarded([&] {
     require(levels, "levels");
     plan_of(plan).select_levels(psa::capi::call_io_of(io), levels,
-                                span_of(workspace, workspace_bytes));
+                                span_of(workspace, workspace_bytes), psa::Stream{stream});
   });
 }
 
 psa_status psa_build_pyramid(const psa_plan* plan, const psa_io* io, int32_t level, void* k_pooled,
                              void* v_pooled, void* workspace, size_t workspace_bytes,
-                             void* /*stream*/) {
+                             void* stream) {
   return guarded([&] {
     require(k_pooled, "k_pooled");
     require(v_pooled, "v_pooled");
     plan_of(plan).build_pyramid(psa::capi::call_io_of(io), level, k_pooled, v_pooled,
-                                span_of(workspace, workspace_bytes));
+                                span_of(workspace, workspace_bytes), psa::Stream{stream});
   });
 }
 

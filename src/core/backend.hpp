@@ -10,6 +10,7 @@
 #include <cstdint>
 #include <span>
 
+#include "core/device_memory.hpp"
 #include "core/parallel.hpp"
 #include "psa/config.hpp"
 #include "psa/level_map.hpp"
@@ -58,8 +59,9 @@ struct Inputs {
   TensorView k;  ///< [B, Hkv, Lkv, D]
   TensorView v;  ///< [B, Hkv, Lkv, D]
   TokenOrder q_order;
-  TokenOrder kv_order;                       ///< per KV head
-  const std::int32_t* kv_lengths = nullptr;  ///< [B] valid keys, 1..Lkv... 0 allowed; null: all
+  TokenOrder kv_order;  ///< per KV head
+  /// [B] valid keys, 0..Lkv; null: all. On a device, where nobody could check them, stages clamp.
+  const std::int32_t* kv_lengths = nullptr;
 
   [[nodiscard]] index_t kv_length(index_t b) const {
     return kv_lengths == nullptr ? k.shape[2] : kv_lengths[b];
@@ -82,8 +84,9 @@ using KvPyramid = std::array<PyramidLevel, kNumLevelCodes>;
 struct StageContext {
   const Geometry& geometry;
   const Executor& executor;
-  std::byte* scratch = nullptr;  ///< executor.workers() pieces of scratch_bytes, 64-byte aligned
+  std::byte* scratch = nullptr;  ///< executor.workers() pieces of scratch_bytes, aligned
   std::size_t scratch_bytes = 0;
+  Stream stream{};  ///< the caller's queue, for backends of a device
 
   [[nodiscard]] std::byte* worker_scratch(int worker) const {
     return scratch + static_cast<std::size_t>(worker) * scratch_bytes;
@@ -139,7 +142,8 @@ struct LevelsParams {
   LevelMapView levels;       ///< whole map
 };
 
-/// S-5 to S-8.
+/// S-5 to S-8. On a device, where nobody could check the map, codes above kBlockMean and codes of
+/// levels that `pyramid` has no values of count as skip.
 struct AttentionParams {
   Inputs inputs;
   KvPyramid pyramid;
@@ -148,20 +152,32 @@ struct AttentionParams {
   float* lse;      ///< [B, Hq, Lq] contiguous, original token order; null: not wanted
 };
 
-/// A backend of this process. `why_not` names the reason when the backend cannot serve a geometry.
+/// A backend of this process. All pointers in its stages' parameters lie in `memory`.
 struct Backend {
-  const char* name;                         ///< "reference", "cpu", ...
-  const char* isa;                          ///< instruction set; "" where there is no choice
-  const char* (*why_not)(const Geometry&);  ///< null: it can
+  const char* name;            ///< "reference", "cpu", ...
+  const char* isa;             ///< instruction set; "" where there is no choice
+  const DeviceMemory* memory;  ///< serves problems of this memory's type of device
+  /// Why the backend cannot serve the geometry on this device; null: it can. Static text.
+  const char* (*why_not)(const Geometry&, Device);
+  /// Importance is estimated for as many query blocks at a time as fit in this, at least.
+  std::size_t chunk_bytes;
   std::size_t (*scratch_bytes)(
       const Geometry&);  ///< per worker, the largest need of any stage; a multiple of 64
-  std::size_t (*cluster_bytes)(const Geometry&);  ///< per worker, a multiple of 64
-  void (*cluster)(const StageContext&, const ClusterParams&);
+  std::size_t (*cluster_bytes)(const Geometry&);               ///< per worker, a multiple of 64
+  void (*cluster)(const StageContext&, const ClusterParams&);  ///< may be null: see why_not
   void (*pyramid)(const StageContext&, const PyramidParams&);
   void (*similarity)(const StageContext&, const SimilarityParams&);
   void (*importance)(const StageContext&, const ImportanceParams&);
   void (*levels)(const StageContext&, const LevelsParams&);
   void (*attention)(const StageContext&, const AttentionParams&);
+};
+
+/// What a build offers, and whether this machine can run it. Static text.
+struct BackendEntry {
+  const Backend* backend;  ///< null: this machine cannot run it
+  const char* name;
+  const char* isa;
+  const char* reason;  ///< why it is not available, or what it is for
 };
 
 }  // namespace psa::core

@@ -1,6 +1,7 @@
 // SPDX-License-Identifier: Apache-2.0
 #include "core/io_checks.hpp"
 
+#include <algorithm>
 #include <array>
 #include <string>
 
@@ -21,19 +22,37 @@ std::string dtype_name(DType dtype) {
   return index < kDTypes.size() ? kDTypes.at(index) : "dtype " + std::to_string(index);
 }
 
-void check_tensor(const std::string& name, const TensorView& t, const std::array<index_t, 4>& shape,
-                  DType dtype) {
-  if (t.data == nullptr) reject(name + ".data is null");
-  if (t.dtype != dtype) {
-    reject(name + " is " + dtype_name(t.dtype) + "; the plan was made for " + dtype_name(dtype));
+void check_device(const std::string& name, Device given, Device plan) {
+  if (given == plan) return;
+  if (plan.type == DeviceType::kCpu) {
+    reject(name + " is not in host memory; this plan runs on the CPU");
   }
-  if (t.device != Device{}) reject(name + " is not in host memory; this plan runs on the CPU");
+  reject(name + " is " +
+         (given.type == DeviceType::kCpu ? "in host memory"
+                                         : "on CUDA device " + std::to_string(given.index)) +
+         "; this plan runs on CUDA device " + std::to_string(plan.index));
+}
+
+/// What the plan knows of a tensor.
+struct Expected {
+  std::array<index_t, 4> shape;
+  DType dtype;
+  Device device;
+};
+
+void check_tensor(const std::string& name, const TensorView& t, const Expected& plan) {
+  if (t.data == nullptr) reject(name + ".data is null");
+  if (t.dtype != plan.dtype) {
+    reject(name + " is " + dtype_name(t.dtype) + "; the plan was made for " +
+           dtype_name(plan.dtype));
+  }
+  check_device(name, t.device, plan.device);
   for (std::size_t axis = 0; axis < 4; ++axis) {
     const std::string index = "[" + std::to_string(axis) + "]";
-    if (t.shape[axis] != shape[axis]) {
+    if (t.shape[axis] != plan.shape[axis]) {
       reject(name + ".shape" + index + " (" + kAxes[axis] + ") is " +
              std::to_string(t.shape[axis]) + "; the plan was made for " +
-             std::to_string(shape[axis]));
+             std::to_string(plan.shape[axis]));
     }
     if (t.stride[axis] < 0) {
       reject(name + ".stride" + index + " is " + std::to_string(t.stride[axis]) +
@@ -69,24 +88,31 @@ bool overlap(const TensorView& a, const TensorView& b) {
 
 }  // namespace
 
-void check_query(const Geometry& g, const CallIo& io) {
-  check_tensor("q", io.q, {g.shape.batch, g.shape.heads_q, g.shape.len_q, g.shape.head_dim},
-               g.shape.dtype_q);
+void check_query(const Geometry& g, Device device, const CallIo& io) {
+  check_tensor(
+      "q", io.q,
+      {{g.shape.batch, g.shape.heads_q, g.shape.len_q, g.shape.head_dim}, g.shape.dtype_q, device});
 }
 
-void check_keys(const Geometry& g, const CallIo& io) {
-  check_tensor("k", io.k, {g.shape.batch, g.shape.heads_kv, g.shape.len_kv, g.shape.head_dim},
-               g.shape.dtype_kv);
+void check_keys(const Geometry& g, Device device, const CallIo& io) {
+  check_tensor("k", io.k,
+               {{g.shape.batch, g.shape.heads_kv, g.shape.len_kv, g.shape.head_dim},
+                g.shape.dtype_kv,
+                device});
 }
 
-void check_values(const Geometry& g, const CallIo& io) {
-  check_tensor("v", io.v, {g.shape.batch, g.shape.heads_kv, g.shape.len_kv, g.shape.head_dim},
-               g.shape.dtype_kv);
+void check_values(const Geometry& g, Device device, const CallIo& io) {
+  check_tensor("v", io.v,
+               {{g.shape.batch, g.shape.heads_kv, g.shape.len_kv, g.shape.head_dim},
+                g.shape.dtype_kv,
+                device});
 }
 
-void check_output(const Geometry& g, const CallIo& io) {
-  check_tensor("out", io.out, {g.shape.batch, g.shape.heads_q, g.shape.len_q, g.shape.head_dim},
-               g.shape.dtype_out);
+void check_output(const Geometry& g, Device device, const CallIo& io) {
+  check_tensor("out", io.out,
+               {{g.shape.batch, g.shape.heads_q, g.shape.len_q, g.shape.head_dim},
+                g.shape.dtype_out,
+                device});
   for (std::size_t axis = 0; axis < 3; ++axis) {
     if (io.out.stride[axis] == 0 && io.out.shape[axis] > 1) {
       reject("out.stride[" + std::to_string(axis) + "] is 0; rows of the output would overlap");
@@ -108,6 +134,11 @@ void check_kv_lengths(const Geometry& g, const std::int32_t* kv_lengths) {
            "; allowed: " + std::to_string(fixed) + ".." + std::to_string(g.shape.len_kv) +
            (reordered ? " (with reordered tokens only text at the back can be cut)" : ""));
   }
+}
+
+void clamp_kv_lengths(const Geometry& g, std::span<std::int32_t> kv_lengths) {
+  const auto len_kv = static_cast<std::int32_t>(g.shape.len_kv);
+  for (std::int32_t& length : kv_lengths) length = std::clamp(length, 0, len_kv);
 }
 
 }  // namespace psa::core

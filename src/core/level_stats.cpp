@@ -58,6 +58,11 @@ PairCost pair_cost(const Geometry& g, index_t q_block, index_t kv_block, LevelCo
           is_dense(g.config) ? 0.0 : estimator_macs(g.config, queries.size(), keys.size())};
 }
 
+/// Whether maps of this plan may hold `code`.
+bool is_known(const Config& config, LevelCode code) {
+  return code <= config.num_levels || (config.rest == Rest::kMean && code == kBlockMean);
+}
+
 double ratio(double part, double whole) { return whole > 0.0 ? part / whole : 0.0; }
 
 }  // namespace
@@ -97,11 +102,17 @@ void check_levels(const Geometry& geometry, const LevelCode* levels) {
                        geometry.num_kv_blocks;
   for (index_t i = 0; i < size; ++i) {
     const LevelCode code = levels[i];
-    if (code <= geometry.config.num_levels || (allows_mean && code == kBlockMean)) continue;
+    if (is_known(geometry.config, code)) continue;
     throw Error(Status::kInvalidArgument,
                 "levels[" + std::to_string(i) + "] is " + std::to_string(code) +
                     "; the plan allows 0.." + std::to_string(geometry.config.num_levels) +
                     (allows_mean ? " and 6 (block mean)" : " (6 needs rest = mean)"));
+  }
+}
+
+void skip_unknown_levels(const Geometry& geometry, std::span<LevelCode> levels) {
+  for (LevelCode& code : levels) {
+    if (!is_known(geometry.config, code)) code = kSkip;
   }
 }
 

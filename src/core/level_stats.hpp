@@ -27,6 +27,10 @@ LevelStats measure_levels(const Geometry& geometry, const LevelCode* levels,
 /// or, with rest = mean, the block mean.
 void check_levels(const Geometry& geometry, const LevelCode* levels);
 
+/// Turns every other code into skip, which is how backends of a device read them: their maps cannot
+/// be checked before a call.
+void skip_unknown_levels(const Geometry& geometry, std::span<LevelCode> levels);
+
 struct ScheduleEntry {
   std::int32_t kv_block;
   std::int32_t level;

@@ -25,34 +25,53 @@ bool reads_keys(const Config& config, int code) {
 }
 
 /// Importance is estimated for as many query blocks at a time as fit in about 1/20 of K and V (and
-/// at least 1 MiB), in whole groups of 16 where possible.
-index_t chunk_rows(const Geometry& g) {
+/// at least the backend's chunk_bytes), in whole groups of 16 where it is not all of them.
+index_t chunk_rows(const Geometry& g, const Backend& backend) {
   const index_t kv_bytes = 2 * g.shape.batch * g.shape.heads_kv * g.shape.len_kv *
                            g.shape.head_dim * static_cast<index_t>(size_of(g.shape.dtype_kv));
-  const index_t budget = std::max<index_t>(index_t{1} << 20, kv_bytes / 20);
+  const index_t budget = std::max(static_cast<index_t>(backend.chunk_bytes), kv_bytes / 20);
   const index_t row_bytes = g.shape.heads_q * g.num_kv_blocks * static_cast<index_t>(sizeof(float));
   const index_t rows = std::clamp<index_t>(budget / row_bytes, 1, g.num_q_blocks);
-  return rows > 16 ? rows / 16 * 16 : rows;
+  return rows > 16 && rows < g.num_q_blocks ? rows / 16 * 16 : rows;
+}
+
+/// A device has its own parallelism; its calls run on the caller's thread.
+Executor make_executor(const PlanOptions& options, const DeviceMemory& memory) {
+  if (options.num_threads < 0 || options.num_threads > 1024) {
+    throw Error(Status::kInvalidArgument, "num_threads is " + std::to_string(options.num_threads) +
+                                              "; allowed: 0 (all processors) .. 1024");
+  }
+  return memory.is_host() ? Executor(options.num_threads, options.hook) : Executor(1);
 }
 
 }  // namespace
 
 Plan::Plan(const ProblemShape& shape, const TokenLayout& layout, const Config& config,
            Device device, const PlanOptions& options)
-    : geometry_(make_geometry(shape, layout, config)),
-      backend_(&choose_backend(options.backend, options.isa, geometry_)),
-      executor_((options.num_threads < 0 || options.num_threads > 1024)
-                    ? throw Error(Status::kInvalidArgument,
-                                  "num_threads is " + std::to_string(options.num_threads) +
-                                      "; allowed: 0 (all processors) .. 1024")
-                    : options.num_threads,
-                options.hook) {
-  if (device.type != DeviceType::kCpu) {
-    throw Error(Status::kUnsupported, "device is CUDA; this build of psa has CPU backends only");
-  }
+    : Plan(make_geometry(shape, layout, config), options, device) {}
+
+Plan::Plan(const Geometry& geometry, const PlanOptions& options, Device device)
+    : Plan(geometry, choose_backend(options.backend, options.isa, geometry, device), device,
+           options) {}
+
+Plan::Plan(const Geometry& geometry, const Backend& backend, Device device,
+           const PlanOptions& options)
+    : geometry_(geometry),
+      backend_(&backend),
+      device_{device.type, backend.memory->is_host() ? 0 : device.index},
+      executor_(make_executor(options, *backend.memory)) {
   if (!is_dense(geometry_.config)) static_order_ = make_static_order(geometry_);
-  chunk_q_blocks_ = chunk_rows(geometry_);
+  if (!memory().is_host() && !static_order_.empty()) copy_order_to_device();
+  chunk_q_blocks_ = chunk_rows(geometry_, backend);
   lay_out(nullptr, &workspace_bytes_);
+}
+
+void Plan::copy_order_to_device() {
+  const CurrentDevice current = make_current();
+  const std::size_t bytes = static_order_.size() * sizeof(std::int32_t);
+  device_order_ = {memory().allocate(bytes), Release{&memory()}};
+  memory().copy(bytes_copy(device_order_.get(), static_order_.data(), bytes), Stream{});
+  memory().synchronize(Stream{});  // calls may come on any stream
 }
 
 Workspace Plan::lay_out(std::byte* base, std::size_t* bytes) const {
@@ -61,7 +80,7 @@ Workspace Plan::lay_out(std::byte* base, std::size_t* bytes) const {
   const auto workers = static_cast<std::size_t>(executor_.workers());
   const auto elements = [](index_t count) { return static_cast<std::size_t>(count); };
   const index_t kv_heads = shape.batch * shape.heads_kv;
-  Ledger ledger(base);
+  Ledger ledger(base, memory().alignment);
   Workspace ws;
   if (orders_keys_by_content(config)) {
     if (orders_queries_by_content(config)) {
@@ -97,15 +116,16 @@ Workspace Plan::carve(std::span<std::byte> workspace) const {
                                           " bytes; this plan needs " +
                                           std::to_string(workspace_bytes_));
   }
-  if (reinterpret_cast<std::uintptr_t>(workspace.data()) % kWorkspaceAlignment != 0) {
-    throw Error(Status::kInvalidArgument, "workspace is not aligned to 64 bytes");
+  if (reinterpret_cast<std::uintptr_t>(workspace.data()) % memory().alignment != 0) {
+    throw Error(Status::kInvalidArgument,
+                "workspace is not aligned to " + std::to_string(memory().alignment) + " bytes");
   }
   std::size_t bytes = 0;
   return lay_out(workspace.data(), &bytes);
 }
 
-StageContext Plan::context(const Workspace& ws) const {
-  return {geometry_, executor_, ws.scratch, backend_->scratch_bytes(geometry_)};
+StageContext Plan::context(const Workspace& ws, Stream stream) const {
+  return {geometry_, executor_, ws.scratch, backend_->scratch_bytes(geometry_), stream};
 }
 
 std::string Plan::describe() const {
@@ -119,7 +139,10 @@ std::string Plan::describe() const {
        << shape.head_dim << "], k/v [" << shape.batch << "," << shape.heads_kv << ","
        << shape.len_kv << "," << shape.head_dim << "]" << (config.causal ? ", causal" : "") << "\n"
        << "backend    " << backend_->name << (*backend_->isa != '\0' ? " " : "") << backend_->isa
-       << ", " << executor_.workers() << " threads\n"
+       << ", "
+       << (memory().is_host() ? std::to_string(executor_.workers()) + " threads"
+                              : "device " + std::to_string(device_.index))
+       << "\n"
        << "blocks     " << geometry_.num_q_blocks << " x " << config.block_q << " queries, "
        << geometry_.num_kv_blocks << " x " << config.block_kv << " keys\n";
   if (is_dense(config)) {
@@ -135,10 +158,10 @@ std::string Plan::describe() const {
          << (config.compat == Compat::kOfficial ? ", compat official" : "") << "\n";
   }
   text << "workspace  " << workspace_bytes_ << " bytes\n";
-  for (const BackendEntry& entry : backend_entries()) {
+  for (const BackendEntry& entry : backend_entries(device_.type)) {
     if (entry.backend == backend_) break;
     const char* why_not =
-        entry.backend == nullptr ? entry.reason : entry.backend->why_not(geometry_);
+        entry.backend == nullptr ? entry.reason : entry.backend->why_not(geometry_, device_);
     text << "not used   " << entry.name << " " << entry.isa << ": "
          << (why_not != nullptr ? why_not : "another was asked for") << "\n";
   }

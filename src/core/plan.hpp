@@ -54,42 +54,66 @@ struct Workspace {
   std::byte* scratch = nullptr;
 };
 
+class StageClock;
+
 class Plan {
  public:
   /// Throws Error(kInvalidArgument or kUnsupported) naming the field at fault.
   Plan(const ProblemShape& shape, const TokenLayout& layout, const Config& config, Device device,
        const PlanOptions& options);
+  /// On a given backend, which must be able to serve the geometry.
+  Plan(const Geometry& geometry, const Backend& backend, Device device, const PlanOptions& options);
 
   [[nodiscard]] const Geometry& geometry() const { return geometry_; }
+  /// Where the tensors and the workspace of its calls lie.
+  [[nodiscard]] const DeviceMemory& memory() const { return *backend_->memory; }
+  [[nodiscard]] Device device() const { return device_; }
   [[nodiscard]] std::size_t workspace_bytes() const { return workspace_bytes_; }
   [[nodiscard]] std::string describe() const;
   /// S-19; empty for the identity and for content-based orders.
   [[nodiscard]] const std::vector<std::int32_t>& token_order() const { return static_order_; }
 
-  // What the functions of the same names in <psa/psa.h> do.
-  void forward(const CallIo& io, std::span<std::byte> workspace, RunStats* stats) const;
-  void estimate_importance(const CallIo& io, float* importance,
-                           std::span<std::byte> workspace) const;
+  // What the functions of the same names in <psa/psa.h> do. All pointers, those of the workspace
+  // too, lie in the memory of the plan's device.
+  void forward(const CallIo& io, std::span<std::byte> workspace, RunStats* stats,
+               Stream stream = {}) const;
+  void estimate_importance(const CallIo& io, float* importance, std::span<std::byte> workspace,
+                           Stream stream = {}) const;
   void assign_levels(const CallIo& io, const float* importance, LevelCode* levels,
-                     std::span<std::byte> workspace) const;
-  void select_levels(const CallIo& io, LevelCode* levels, std::span<std::byte> workspace) const;
+                     std::span<std::byte> workspace, Stream stream = {}) const;
+  void select_levels(const CallIo& io, LevelCode* levels, std::span<std::byte> workspace,
+                     Stream stream = {}) const;
   void build_pyramid(const CallIo& io, int level, void* k_pooled, void* v_pooled,
-                     std::span<std::byte> workspace) const;
+                     std::span<std::byte> workspace, Stream stream = {}) const;
 
  private:
+  /// Memory of a device that the plan owns.
+  struct Release {
+    const DeviceMemory* memory;
+    void operator()(void* data) const { memory->release(data); }
+  };
+
+  Plan(const Geometry& geometry, const PlanOptions& options, Device device);
+
   Geometry geometry_;
   const Backend* backend_;
+  Device device_;
   Executor executor_;
   std::vector<std::int32_t> static_order_;
+  std::unique_ptr<void, Release> device_order_;  ///< static_order_ where the host's is not read
   index_t chunk_q_blocks_ = 0;
   std::size_t workspace_bytes_ = 0;
 
+  [[nodiscard]] CurrentDevice make_current() const { return {memory(), device_.index}; }
+  void copy_order_to_device();
   Workspace lay_out(std::byte* base, std::size_t* bytes) const;
   Workspace carve(std::span<std::byte> workspace) const;
-  StageContext context(const Workspace& ws) const;
-  Inputs order_inputs(const CallIo& io, const Workspace& ws, bool needs_q) const;
+  StageContext context(const Workspace& ws, Stream stream) const;
+  void check_contents(const CallIo& io) const;
+  Inputs order_inputs(const CallIo& io, const Workspace& ws, Stream stream, bool needs_q) const;
   void select(const Inputs& inputs, const CallIo& io, const Workspace& ws, LevelMapView levels,
-              RunStats* stats) const;
+              const StageClock& clock, Stream stream) const;
+  void measure(const CallIo& io, LevelMapView levels, Stream stream, RunStats* stats) const;
 };
 
 }  // namespace psa::core

@@ -10,19 +10,18 @@
 
 namespace psa::core {
 
-struct BackendEntry {
-  const Backend* backend;  ///< null: this machine cannot run it
-  const char* name;
-  const char* isa;
-  const char* reason;  ///< why it is not available, or what it is for
-};
-
-/// Best first; the reference comes last.
+/// Every backend, best first: those of devices, then those of the host; the reference comes last.
+/// The first call asks the drivers of this machine for their devices.
 [[nodiscard]] const std::vector<BackendEntry>& backend_entries();
 
-/// The first available entry that fits `name` ("auto": any but the reference) and `isa` (empty:
-/// any) and can serve the geometry. Throws Error(kUnsupported) with every candidate's reason.
+/// Those that compute tensors on one type of device. No driver is loaded for the host's.
+[[nodiscard]] const std::vector<BackendEntry>& backend_entries(DeviceType type);
+
+/// The first available entry of the device's type that fits `name` ("auto": any but the reference)
+/// and `isa` (empty: any) and can serve the geometry. Throws Error(kUnsupported) with every
+/// candidate's reason, or Error(kInvalidArgument) if no backend of that name computes on the
+/// device.
 [[nodiscard]] const Backend& choose_backend(const std::string& name, const std::string& isa,
-                                            const Geometry& geometry);
+                                            const Geometry& geometry, Device device = {});
 
 }  // namespace psa::core

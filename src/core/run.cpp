@@ -5,7 +5,7 @@
 
 #include <algorithm>
 #include <chrono>
-#include <cstring>
+#include <vector>
 
 #include "core/geometry.hpp"
 #include "core/io_checks.hpp"
@@ -14,45 +14,67 @@
 #include "psa/error.hpp"
 
 namespace psa::core {
-namespace {
 
-/// Adds the milliseconds of its life to `*total`.
-class StageTimer {
+/// Times the stages of a call where stats are wanted. On a device a stage has ended when its stream
+/// is empty, so timed calls wait there; others do not.
+class StageClock {
  public:
-  explicit StageTimer(double* total) : total_(total) {}
-  StageTimer(const StageTimer&) = delete;
-  StageTimer& operator=(const StageTimer&) = delete;
-  ~StageTimer() {
-    if (total_ == nullptr) return;
-    *total_ += std::chrono::duration<double, std::milli>(Clock::now() - start_).count();
+  StageClock(const DeviceMemory& memory, Stream stream, RunStats* stats)
+      : memory_(memory), stream_(stream), stats_(stats) {
+    if (stats == nullptr) return;
+    *stats = {};
+    memory.synchronize(stream);  // earlier work of the stream is not ours
+  }
+
+  /// Runs `stage` and adds its milliseconds to a field of the stats.
+  template <typename Stage>
+  void time(double RunStats::*total, const Stage& stage) const {
+    const Clock::time_point start = Clock::now();
+    stage();
+    if (stats_ == nullptr) return;
+    memory_.synchronize(stream_);
+    stats_->*total += std::chrono::duration<double, std::milli>(Clock::now() - start).count();
   }
 
  private:
   using Clock = std::chrono::steady_clock;
-  double* total_;
-  Clock::time_point start_ = Clock::now();
+  const DeviceMemory& memory_;
+  Stream stream_;
+  RunStats* stats_;
 };
+
+namespace {
 
 LevelMapView view_of(const Geometry& g, LevelCode* levels) {
   return {levels, g.shape.batch, g.shape.heads_q, g.num_q_blocks, g.num_kv_blocks};
 }
 
-/// Importance of a chunk's rows as the caller gave it: [Hq, q_blocks, Nk] out of [B,Hq,Nq,Nk].
-void copy_scores(const Geometry& g, const RowChunk& chunk, const float* scores, float* importance) {
-  const index_t chunk_floats = chunk.q_blocks() * g.num_kv_blocks;
-  for (index_t h = 0; h < g.shape.heads_q; ++h) {
-    const index_t row = (chunk.batch * g.shape.heads_q + h) * g.num_q_blocks + chunk.q_block_begin;
-    std::copy_n(scores + row * g.num_kv_blocks, chunk_floats, importance + h * chunk_floats);
-  }
+/// Where a chunk's rows [Hq, q_blocks, Nk] lie in the floats [B,Hq,Nq,Nk] of a call.
+struct ChunkRows {
+  index_t first;           ///< of head 0
+  std::size_t head_pitch;  ///< bytes from one head to the next
+  std::size_t head_bytes;  ///< of the chunk's rows of one head
+  index_t heads;
+};
+
+ChunkRows rows_of(const Geometry& g, const RowChunk& chunk) {
+  const auto bytes_of = [&](index_t q_blocks) {
+    return static_cast<std::size_t>(q_blocks * g.num_kv_blocks) * sizeof(float);
+  };
+  const index_t first_row = chunk.batch * g.shape.heads_q * g.num_q_blocks + chunk.q_block_begin;
+  return {first_row * g.num_kv_blocks, bytes_of(g.num_q_blocks), bytes_of(chunk.q_blocks()),
+          g.shape.heads_q};
 }
 
-void scatter_importance(const Geometry& g, const RowChunk& chunk, const float* importance,
-                        float* all) {
-  const index_t chunk_floats = chunk.q_blocks() * g.num_kv_blocks;
-  for (index_t h = 0; h < g.shape.heads_q; ++h) {
-    const index_t row = (chunk.batch * g.shape.heads_q + h) * g.num_q_blocks + chunk.q_block_begin;
-    std::copy_n(importance + h * chunk_floats, chunk_floats, all + row * g.num_kv_blocks);
-  }
+/// Importance of a chunk as the caller gave it.
+RowCopy gather(const ChunkRows& rows, const float* all, float* importance) {
+  return {importance,      rows.head_bytes, all + rows.first,
+          rows.head_pitch, rows.head_bytes, rows.heads};
+}
+
+RowCopy scatter(const ChunkRows& rows, const float* importance, float* all) {
+  return {all + rows.first, rows.head_pitch, importance,
+          rows.head_bytes,  rows.head_bytes, rows.heads};
 }
 
 template <typename Body>
@@ -84,17 +106,19 @@ KvPyramid keys_for_importance(const Config& config, const KvPyramid& pyramid) {
 
 }  // namespace
 
-Inputs Plan::order_inputs(const CallIo& io, const Workspace& ws, bool needs_q) const {
+Inputs Plan::order_inputs(const CallIo& io, const Workspace& ws, Stream stream,
+                          bool needs_q) const {
   const ProblemShape& shape = geometry_.shape;
   Inputs inputs{io.q, io.k, io.v, {}, {}, io.kv_lengths};
   if (is_dense(geometry_.config)) return inputs;
   if (!static_order_.empty()) {
-    inputs.q_order = {static_order_.data(), 0, 0};
+    const void* order = memory().is_host() ? static_order_.data() : device_order_.get();
+    inputs.q_order = {static_cast<const std::int32_t*>(order), 0, 0};
     inputs.kv_order = inputs.q_order;
   }
   if (!orders_keys_by_content(geometry_.config)) return inputs;
   std::int32_t* q_index = needs_q ? ws.q_index : nullptr;
-  backend_->cluster(context(ws), {inputs, q_index, ws.kv_index, ws.cluster_work});
+  backend_->cluster(context(ws, stream), {inputs, q_index, ws.kv_index, ws.cluster_work});
   inputs.kv_order = {ws.kv_index, shape.heads_kv * shape.len_kv, shape.len_kv};
   if (q_index != nullptr) {
     inputs.q_order = {q_index, shape.heads_q * shape.len_q, shape.len_q};
@@ -102,135 +126,167 @@ Inputs Plan::order_inputs(const CallIo& io, const Workspace& ws, bool needs_q) c
   return inputs;
 }
 
+/// What pointers of a device point to stays unread: nothing may wait for it (psa.h says what
+/// values out of their range do there).
+void Plan::check_contents(const CallIo& io) const {
+  if (!memory().is_host()) return;
+  check_kv_lengths(geometry_, io.kv_lengths);
+  if (io.levels != nullptr) check_levels(geometry_, io.levels);
+}
+
 void Plan::select(const Inputs& inputs, const CallIo& io, const Workspace& ws, LevelMapView levels,
-                  RunStats* stats) const {
+                  const StageClock& clock, Stream stream) const {
   const Config& config = geometry_.config;
-  const StageContext ctx = context(ws);
+  const StageContext ctx = context(ws, stream);
   const bool dense = is_dense(config);
   if (ws.caps != nullptr && !dense) {
-    const StageTimer timer(stats == nullptr ? nullptr : &stats->levels_ms);
-    backend_->similarity(ctx, {inputs, ws.caps});
+    clock.time(&RunStats::levels_ms, [&] { backend_->similarity(ctx, {inputs, ws.caps}); });
   }
   for_each_chunk(geometry_, chunk_q_blocks_, [&](const RowChunk& chunk) {
     if (!dense) {
-      const StageTimer timer(stats == nullptr ? nullptr : &stats->importance_ms);
-      if (config.importance == Importance::kUserScores) {
-        copy_scores(geometry_, chunk, io.scores, ws.importance);
-      }
-      backend_->importance(ctx, {inputs, ws.pyramid, chunk, ws.importance});
+      clock.time(&RunStats::importance_ms, [&] {
+        if (config.importance == Importance::kUserScores) {
+          memory().copy(gather(rows_of(geometry_, chunk), io.scores, ws.importance), stream);
+        }
+        backend_->importance(ctx, {inputs, ws.pyramid, chunk, ws.importance});
+      });
     }
-    const StageTimer timer(stats == nullptr ? nullptr : &stats->levels_ms);
-    backend_->levels(
-        ctx, {inputs, chunk, dense ? nullptr : ws.importance, dense ? nullptr : ws.caps, levels});
+    clock.time(&RunStats::levels_ms, [&] {
+      backend_->levels(
+          ctx, {inputs, chunk, dense ? nullptr : ws.importance, dense ? nullptr : ws.caps, levels});
+    });
   });
 }
 
-void Plan::forward(const CallIo& io, std::span<std::byte> workspace, RunStats* stats) const {
-  check_query(geometry_, io);
-  check_keys(geometry_, io);
-  check_values(geometry_, io);
-  check_output(geometry_, io);
-  check_kv_lengths(geometry_, io.kv_lengths);
-  if (io.levels != nullptr) {
-    check_levels(geometry_, io.levels);
-  } else {
-    check_scores(geometry_, io);
+/// S-21, on the host.
+void Plan::measure(const CallIo& io, LevelMapView levels, Stream stream, RunStats* stats) const {
+  const LevelCode* codes = levels.data;
+  const std::int32_t* lengths = io.kv_lengths;
+  std::vector<LevelCode> code_copy;
+  std::vector<std::int32_t> length_copy;
+  if (!memory().is_host()) {
+    code_copy.resize(static_cast<std::size_t>(levels.size()));
+    memory().copy(bytes_copy(code_copy.data(), codes, code_copy.size()), stream);
+    if (lengths != nullptr) {
+      length_copy.resize(static_cast<std::size_t>(geometry_.shape.batch));
+      memory().copy(
+          bytes_copy(length_copy.data(), lengths, length_copy.size() * sizeof(std::int32_t)),
+          stream);
+      lengths = length_copy.data();
+    }
+    memory().synchronize(stream);
+    codes = code_copy.data();
+    skip_unknown_levels(geometry_, code_copy);
+    clamp_kv_lengths(geometry_, length_copy);
   }
-  const Workspace ws = carve(workspace);
-  const StageContext ctx = context(ws);
-  const bool needs_pyramid = io.levels != nullptr || !is_dense(geometry_.config);
-  LevelMapView levels = view_of(geometry_, io.levels_out != nullptr ? io.levels_out : ws.levels);
-  if (stats != nullptr) *stats = {};
-
-  Inputs inputs;
-  {
-    const StageTimer timer(stats == nullptr ? nullptr : &stats->reorder_ms);
-    inputs = order_inputs(io, ws, /*needs_q=*/true);
-  }
-  if (needs_pyramid) {
-    const StageTimer timer(stats == nullptr ? nullptr : &stats->pyramid_ms);
-    backend_->pyramid(ctx, {inputs, ws.pyramid});
-  }
-  if (io.levels == nullptr) {
-    select(inputs, io, ws, levels, stats);
-  } else {
-    std::memmove(levels.data, io.levels, static_cast<std::size_t>(levels.size()));
-  }
-  {
-    const StageTimer timer(stats == nullptr ? nullptr : &stats->attention_ms);
-    backend_->attention(ctx, {inputs, ws.pyramid, levels, io.out, io.lse});
-  }
-  if (stats != nullptr) {
-    const LevelStats measured = measure_levels(geometry_, levels.data, io.kv_lengths, nullptr);
-    stats->density = measured.density;
-    stats->selection_cost = io.levels != nullptr ? 0.0 : measured.selection_cost;
-    stats->blocks = measured.blocks;
-  }
+  const LevelStats measured = measure_levels(geometry_, codes, lengths, nullptr);
+  stats->density = measured.density;
+  stats->selection_cost = io.levels != nullptr ? 0.0 : measured.selection_cost;
+  stats->blocks = measured.blocks;
 }
 
-void Plan::estimate_importance(const CallIo& io, float* importance,
-                               std::span<std::byte> workspace) const {
+void Plan::forward(const CallIo& io, std::span<std::byte> workspace, RunStats* stats,
+                   Stream stream) const {
+  check_query(geometry_, device_, io);
+  check_keys(geometry_, device_, io);
+  check_values(geometry_, device_, io);
+  check_output(geometry_, device_, io);
+  check_contents(io);
+  if (io.levels == nullptr) check_scores(geometry_, io);
+  const Workspace ws = carve(workspace);
+  const StageContext ctx = context(ws, stream);
+  const bool needs_pyramid = io.levels != nullptr || !is_dense(geometry_.config);
+  const LevelMapView levels =
+      view_of(geometry_, io.levels_out != nullptr ? io.levels_out : ws.levels);
+  const CurrentDevice current = make_current();
+  const StageClock clock(memory(), stream, stats);
+
+  Inputs inputs;
+  clock.time(&RunStats::reorder_ms,
+             [&] { inputs = order_inputs(io, ws, stream, /*needs_q=*/true); });
+  if (needs_pyramid) {
+    clock.time(&RunStats::pyramid_ms, [&] { backend_->pyramid(ctx, {inputs, ws.pyramid}); });
+  }
+  if (io.levels == nullptr) {
+    select(inputs, io, ws, levels, clock, stream);
+  } else if (io.levels != levels.data) {
+    memory().copy(bytes_copy(levels.data, io.levels, static_cast<std::size_t>(levels.size())),
+                  stream);
+  }
+  clock.time(&RunStats::attention_ms, [&] {
+    backend_->attention(ctx, {inputs, ws.pyramid, levels, io.out, io.lse});
+  });
+  if (stats != nullptr) measure(io, levels, stream, stats);
+}
+
+void Plan::estimate_importance(const CallIo& io, float* importance, std::span<std::byte> workspace,
+                               Stream stream) const {
   if (is_dense(geometry_.config)) {
     throw Error(
         Status::kUnsupported,
         "budget[0] is 1: this plan reads every block at level 1 and has no room to estimate "
         "anything; lower the budget");
   }
-  check_query(geometry_, io);
-  check_keys(geometry_, io);
-  check_kv_lengths(geometry_, io.kv_lengths);
+  check_query(geometry_, device_, io);
+  check_keys(geometry_, device_, io);
+  check_contents(io);
   check_scores(geometry_, io);
   const Workspace ws = carve(workspace);
-  const Inputs inputs = order_inputs(io, ws, /*needs_q=*/true);
-  const StageContext ctx = context(ws);
+  const CurrentDevice current = make_current();
+  const Inputs inputs = order_inputs(io, ws, stream, /*needs_q=*/true);
+  const StageContext ctx = context(ws, stream);
   const KvPyramid keys = keys_for_importance(geometry_.config, ws.pyramid);
   backend_->pyramid(ctx, {inputs, keys});
   for_each_chunk(geometry_, chunk_q_blocks_, [&](const RowChunk& chunk) {
+    const ChunkRows rows = rows_of(geometry_, chunk);
     if (geometry_.config.importance == Importance::kUserScores) {
-      copy_scores(geometry_, chunk, io.scores, ws.importance);
+      memory().copy(gather(rows, io.scores, ws.importance), stream);
     }
     backend_->importance(ctx, {inputs, keys, chunk, ws.importance});
-    scatter_importance(geometry_, chunk, ws.importance, importance);
+    memory().copy(scatter(rows, ws.importance, importance), stream);
   });
 }
 
 void Plan::assign_levels(const CallIo& io, const float* importance, LevelCode* levels,
-                         std::span<std::byte> workspace) const {
-  check_kv_lengths(geometry_, io.kv_lengths);
+                         std::span<std::byte> workspace, Stream stream) const {
+  if (geometry_.config.similarity_cap.has_value()) check_keys(geometry_, device_, io);
+  check_contents(io);
   const Workspace ws = carve(workspace);
-  const StageContext ctx = context(ws);
+  const StageContext ctx = context(ws, stream);
+  const CurrentDevice current = make_current();
   Inputs inputs;
   inputs.k.shape[2] = geometry_.shape.len_kv;
   inputs.kv_lengths = io.kv_lengths;
   if (ws.caps != nullptr) {
-    check_keys(geometry_, io);
-    inputs = order_inputs(io, ws, /*needs_q=*/false);
+    inputs = order_inputs(io, ws, stream, /*needs_q=*/false);
     backend_->similarity(ctx, {inputs, ws.caps});
   }
   for_each_chunk(geometry_, chunk_q_blocks_, [&](const RowChunk& chunk) {
-    copy_scores(geometry_, chunk, importance, ws.importance);
+    memory().copy(gather(rows_of(geometry_, chunk), importance, ws.importance), stream);
     backend_->levels(ctx, {inputs, chunk, ws.importance, ws.caps, view_of(geometry_, levels)});
   });
 }
 
-void Plan::select_levels(const CallIo& io, LevelCode* levels,
-                         std::span<std::byte> workspace) const {
-  check_query(geometry_, io);
-  check_keys(geometry_, io);
-  check_kv_lengths(geometry_, io.kv_lengths);
+void Plan::select_levels(const CallIo& io, LevelCode* levels, std::span<std::byte> workspace,
+                         Stream stream) const {
+  check_query(geometry_, device_, io);
+  check_keys(geometry_, device_, io);
+  check_contents(io);
   check_scores(geometry_, io);
   Workspace ws = carve(workspace);
-  const Inputs inputs = order_inputs(io, ws, /*needs_q=*/true);
+  const CurrentDevice current = make_current();
+  const Inputs inputs = order_inputs(io, ws, stream, /*needs_q=*/true);
   ws.pyramid = keys_for_importance(geometry_.config, ws.pyramid);
-  if (!is_dense(geometry_.config)) backend_->pyramid(context(ws), {inputs, ws.pyramid});
-  select(inputs, io, ws, view_of(geometry_, levels), nullptr);
+  if (!is_dense(geometry_.config)) backend_->pyramid(context(ws, stream), {inputs, ws.pyramid});
+  const StageClock clock(memory(), stream, nullptr);
+  select(inputs, io, ws, view_of(geometry_, levels), clock, stream);
 }
 
 void Plan::build_pyramid(const CallIo& io, int level, void* k_pooled, void* v_pooled,
-                         std::span<std::byte> workspace) const {
-  check_keys(geometry_, io);
-  check_values(geometry_, io);
-  check_kv_lengths(geometry_, io.kv_lengths);
+                         std::span<std::byte> workspace, Stream stream) const {
+  check_keys(geometry_, device_, io);
+  check_values(geometry_, device_, io);
+  check_contents(io);
   const ProblemShape& shape = geometry_.shape;
   if (level < 2 || !semantics::is_level_code(level, geometry_.config.block_kv)) {
     throw Error(Status::kInvalidArgument,
@@ -238,15 +294,17 @@ void Plan::build_pyramid(const CallIo& io, int level, void* k_pooled, void* v_po
                     "; allowed: 2..5 with 2^(level-1) <= block_kv, or 6 (block mean)");
   }
   const Workspace ws = carve(workspace);
+  const CurrentDevice current = make_current();
   const index_t rows = pyramid_rows(geometry_, level);
   const auto bytes =
       static_cast<std::size_t>(shape.batch * shape.heads_kv * rows * shape.head_dim) *
       size_of(shape.dtype_kv);
-  std::memset(k_pooled, 0, bytes);  // rows behind the key lengths stay zero
-  std::memset(v_pooled, 0, bytes);
+  memory().fill(k_pooled, 0, bytes, stream);  // rows behind the key lengths stay zero
+  memory().fill(v_pooled, 0, bytes, stream);
   KvPyramid pyramid{};
   pyramid.at(static_cast<std::size_t>(level)) = {k_pooled, v_pooled, rows};
-  backend_->pyramid(context(ws), {order_inputs(io, ws, /*needs_q=*/false), pyramid});
+  backend_->pyramid(context(ws, stream),
+                    {order_inputs(io, ws, stream, /*needs_q=*/false), pyramid});
 }
 
 }  // namespace psa::core

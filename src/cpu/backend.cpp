@@ -42,7 +42,10 @@ const IsaList& isas() {
   return kList;
 }
 
-const char* why_not(const core::Geometry& /*geometry*/) { return nullptr; }
+/// Importance of a chunk stays in the second-level cache until its levels are chosen.
+constexpr std::size_t kChunkBytes = std::size_t{1} << 20;
+
+const char* why_not(const core::Geometry& /*geometry*/, Device /*device*/) { return nullptr; }
 
 /// The stages with the kernels of slot kSlot.
 template <std::size_t kSlot>
@@ -72,7 +75,9 @@ struct Bound {
   static core::Backend table() {
     return {.name = "cpu",
             .isa = isas().name[kSlot],
+            .memory = &core::kHostMemory,
             .why_not = why_not,
+            .chunk_bytes = kChunkBytes,
             .scratch_bytes = scratch_bytes,
             .cluster_bytes = cluster_bytes,
             .cluster = run_cluster,

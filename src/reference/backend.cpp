@@ -8,7 +8,9 @@
 namespace psa::reference {
 namespace {
 
-const char* why_not(const core::Geometry& /*geometry*/) { return nullptr; }
+constexpr std::size_t kChunkBytes = std::size_t{1} << 20;
+
+const char* why_not(const core::Geometry& /*geometry*/, Device /*device*/) { return nullptr; }
 
 // The stages allocate what they need.
 std::size_t no_bytes(const core::Geometry& /*geometry*/) { return 0; }
@@ -19,7 +21,9 @@ const core::Backend& backend() {
   static constexpr core::Backend kBackend{
       .name = "reference",
       .isa = "",
+      .memory = &core::kHostMemory,
       .why_not = why_not,
+      .chunk_bytes = kChunkBytes,
       .scratch_bytes = no_bytes,
       .cluster_bytes = no_bytes,
       .cluster = cluster,

@@ -11,9 +11,9 @@
 
 #include "core/level_stats.hpp"
 #include "core/registry.hpp"
-#include "pipeline/plan_call.hpp"
 #include "psa/error.hpp"
 #include "support/compare.hpp"
+#include "support/plan_call.hpp"
 #include "support/stage_runner.hpp"
 
 namespace psa::testing {

@@ -8,8 +8,8 @@
 #include <limits>
 
 #include "core/presets.hpp"
-#include "pipeline/plan_call.hpp"
 #include "support/compare.hpp"
+#include "support/plan_call.hpp"
 
 namespace psa::testing {
 namespace {

@@ -5,8 +5,8 @@
 #include <vector>
 
 #include "core/registry.hpp"
-#include "pipeline/plan_call.hpp"
 #include "psa/error.hpp"
+#include "support/plan_call.hpp"
 
 namespace psa::testing {
 namespace {

@@ -50,18 +50,42 @@ bool Pyramid::is_intact() const {
 
 StageRunner::StageRunner(const core::Backend& backend, const core::Geometry& geometry,
                          const RunOptions& options)
-    : backend_(backend), geometry_(geometry), options_(options), executor_(options.threads) {
-  EXPECT_EQ(backend.why_not(geometry), nullptr);
+    : backend_(backend),
+      geometry_(geometry),
+      options_(options),
+      executor_(backend.memory->is_host() ? options.threads : 1) {
+  EXPECT_STREQ(backend.why_not(geometry, {backend.memory->type, 0}), nullptr);
 }
 
 template <typename Stage>
-void StageRunner::with_scratch(const Stage& stage) const {
+void StageRunner::run(const Stage& stage) const {
+  const core::CurrentDevice current(*backend_.memory, 0);
   const auto workers = static_cast<std::size_t>(executor_.workers());
   const std::size_t piece = backend_.scratch_bytes(geometry_);
   EXPECT_EQ(piece % 64, 0U);
   GuardedBuffer scratch(workers * piece);
-  stage(core::StageContext{geometry_, executor_, scratch.data(), piece});
+  DeviceCopies copies(*backend_.memory);
+  std::byte* pieces = copies.out(scratch.data(), static_cast<index_t>(scratch.size()));
+  stage(core::StageContext{geometry_, executor_, pieces, piece}, copies);
+  copies.finish();
   EXPECT_TRUE(scratch.is_intact()) << "written outside the scratch memory";
+}
+
+core::KvPyramid StageRunner::on_device(DeviceCopies& copies, const core::KvPyramid& host,
+                                       bool is_output) const {
+  const ProblemShape& s = geometry_.shape;
+  const auto copy_of = [&](void* data, index_t rows) -> void* {
+    const index_t bytes =
+        s.batch * s.heads_kv * rows * s.head_dim * static_cast<index_t>(size_of(s.dtype_kv));
+    auto* first = static_cast<std::byte*>(data);
+    return is_output ? copies.out(first, bytes) : const_cast<std::byte*>(copies.in(first, bytes));
+  };
+  core::KvPyramid device{};
+  for (std::size_t code = 0; code < host.size(); ++code) {
+    const core::PyramidLevel& level = host.at(code);
+    device.at(code) = {copy_of(level.k, level.rows), copy_of(level.v, level.rows), level.rows};
+  }
+  return device;
 }
 
 std::vector<core::RowChunk> StageRunner::chunks() const {
@@ -82,9 +106,12 @@ ClusterResult StageRunner::cluster(const core::Inputs& inputs, bool with_queries
   GuardedBuffer kv_index(bytes_for(s.batch * s.heads_kv * s.len_kv, 4));
   const std::size_t piece = backend_.cluster_bytes(geometry_);
   GuardedBuffer work(static_cast<std::size_t>(executor_.workers()) * piece);
-  with_scratch([&](const core::StageContext& context) {
-    backend_.cluster(context, {inputs, with_queries ? q_index.as<std::int32_t>() : nullptr,
-                               kv_index.as<std::int32_t>(), work.data()});
+  run([&](const core::StageContext& context, DeviceCopies& copies) {
+    std::int32_t* q_order = with_queries ? q_index.as<std::int32_t>() : nullptr;
+    backend_.cluster(context,
+                     {copies.in(inputs, s), copies.out(q_order, s.batch * s.heads_q * s.len_q),
+                      copies.out(kv_index.as<std::int32_t>(), s.batch * s.heads_kv * s.len_kv),
+                      copies.out(work.data(), static_cast<index_t>(work.size()))});
   });
   EXPECT_TRUE(q_index.is_intact() && kv_index.is_intact() && work.is_intact());
   return {contents<std::int32_t>(q_index), contents<std::int32_t>(kv_index)};
@@ -92,8 +119,9 @@ ClusterResult StageRunner::cluster(const core::Inputs& inputs, bool with_queries
 
 Pyramid StageRunner::pyramid(const core::Inputs& inputs) const {
   Pyramid pyramid(geometry_);
-  with_scratch([&](const core::StageContext& context) {
-    backend_.pyramid(context, {inputs, pyramid.levels()});
+  run([&](const core::StageContext& context, DeviceCopies& copies) {
+    backend_.pyramid(context, {copies.in(inputs, geometry_.shape),
+                               on_device(copies, pyramid.levels(), /*is_output=*/true)});
   });
   EXPECT_TRUE(pyramid.is_intact()) << "written outside the pyramid";
   return pyramid;
@@ -102,8 +130,10 @@ Pyramid StageRunner::pyramid(const core::Inputs& inputs) const {
 std::vector<std::uint8_t> StageRunner::similarity(const core::Inputs& inputs) const {
   const ProblemShape& s = geometry_.shape;
   GuardedBuffer caps(bytes_for(s.batch * s.heads_kv * geometry_.num_kv_blocks, 1));
-  with_scratch([&](const core::StageContext& context) {
-    backend_.similarity(context, {inputs, caps.as<std::uint8_t>()});
+  run([&](const core::StageContext& context, DeviceCopies& copies) {
+    backend_.similarity(context,
+                        {copies.in(inputs, s),
+                         copies.out(caps.as<std::uint8_t>(), static_cast<index_t>(caps.size()))});
   });
   EXPECT_TRUE(caps.is_intact()) << "written outside the caps";
   return contents<std::uint8_t>(caps);
@@ -126,8 +156,10 @@ std::vector<float> StageRunner::importance(const core::Inputs& inputs, Pyramid& 
       std::copy_n(scores.begin() + offset_of(h), chunk_floats,
                   buffer.as<float>() + h * chunk_floats);
     }
-    with_scratch([&](const core::StageContext& context) {
-      backend_.importance(context, {inputs, pyramid.levels(), chunk, buffer.as<float>()});
+    run([&](const core::StageContext& context, DeviceCopies& copies) {
+      backend_.importance(
+          context, {copies.in(inputs, s), on_device(copies, pyramid.levels(), /*is_output=*/false),
+                    chunk, copies.out(buffer.as<float>(), s.heads_q * chunk_floats)});
     });
     EXPECT_TRUE(buffer.is_intact()) << "written outside the importance";
     for (index_t h = 0; h < s.heads_q; ++h) {
@@ -157,9 +189,15 @@ std::vector<LevelCode> StageRunner::levels(const std::vector<std::int32_t>& kv_l
               row_floats;
       rows.insert(rows.end(), first, first + chunk.q_blocks() * row_floats);
     }
-    with_scratch([&](const core::StageContext& context) {
-      backend_.levels(context, {inputs, chunk, rows.empty() ? nullptr : rows.data(),
-                                caps.empty() ? nullptr : caps.data(), view});
+    run([&](const core::StageContext& context, DeviceCopies& copies) {
+      LevelMapView device_view = view;
+      device_view.data = copies.out(view.data, view.size());
+      backend_.levels(
+          context,
+          {copies.in(inputs, s), chunk,
+           copies.in(rows.empty() ? nullptr : rows.data(), static_cast<index_t>(rows.size())),
+           copies.in(caps.empty() ? nullptr : caps.data(), static_cast<index_t>(caps.size())),
+           device_view});
     });
   }
   EXPECT_TRUE(map.is_intact()) << "written outside the level map";
@@ -175,11 +213,16 @@ AttentionResult StageRunner::attention(const core::Inputs& inputs, Pyramid& pyra
   GuardedBuffer lse(bytes_for(s.batch * s.heads_q * s.len_q, sizeof(float)));
   const LevelMapView view{map.data(), s.batch, s.heads_q, geometry_.num_q_blocks,
                           geometry_.num_kv_blocks};
-  with_scratch([&](const core::StageContext& context) {
-    backend_.attention(context,
-                       {inputs, pyramid.levels(), view, result.out.view(), lse.as<float>()});
+  run([&](const core::StageContext& context, DeviceCopies& copies) {
+    LevelMapView device_view = view;
+    device_view.data = const_cast<LevelCode*>(copies.in(view.data, view.size()));
+    backend_.attention(
+        context, {copies.in(inputs, s), on_device(copies, pyramid.levels(), /*is_output=*/false),
+                  device_view, copies.out(result.out.view()),
+                  copies.out(lse.as<float>(), s.batch * s.heads_q * s.len_q)});
   });
   EXPECT_TRUE(result.out.buffer().is_intact()) << "written outside out";
+  EXPECT_TRUE(result.out.has_untouched_gaps()) << "written between the rows of out";
   EXPECT_TRUE(lse.is_intact()) << "written outside lse";
   EXPECT_TRUE(pyramid.is_intact()) << "written outside the pyramid";
   EXPECT_EQ(map, levels) << "the level map was modified";

@@ -1,7 +1,9 @@
 // SPDX-License-Identifier: Apache-2.0
 #pragma once
 
-// Runs the stages of a backend one at a time, each in fresh guarded memory.
+// Runs the stages of a backend one at a time, each in fresh guarded memory. Arguments and results
+// are on the host whatever the backend; for a device they are copied there and back, strides and
+// gaps included.
 
 #include <array>
 #include <cstdint>
@@ -9,6 +11,7 @@
 #include <vector>
 
 #include "core/backend.hpp"
+#include "support/device_copies.hpp"
 #include "support/tensors.hpp"
 
 namespace psa::testing {
@@ -42,7 +45,7 @@ struct ClusterResult {
 
 /// What a caller may vary without changing results.
 struct RunOptions {
-  int threads = 1;
+  int threads = 1;             ///< of a backend on the host
   index_t chunk_q_blocks = 0;  ///< importance and levels: query blocks per call; 0: all
   MemoryLayout out_layout = MemoryLayout::kBhld;
 };
@@ -74,8 +77,11 @@ class StageRunner {
   core::Executor executor_;
 
   [[nodiscard]] std::vector<core::RowChunk> chunks() const;
+  /// Calls stage(context, copies) with fresh scratch memory; copies takes the other arguments.
   template <typename Stage>
-  void with_scratch(const Stage& stage) const;
+  void run(const Stage& stage) const;
+  [[nodiscard]] core::KvPyramid on_device(DeviceCopies& copies, const core::KvPyramid& host,
+                                          bool is_output) const;
 };
 
 }  // namespace psa::testing

@@ -55,6 +55,24 @@ void Tensor::fill(float value) {
   }
 }
 
+bool Tensor::has_untouched_gaps() const {
+  std::vector<bool> in_gap(buffer_.size(), true);
+  const std::size_t element_bytes = size_of(dtype_);
+  for (index_t b = 0; b < shape_[0]; ++b) {
+    for (index_t h = 0; h < shape_[1]; ++h) {
+      for (index_t l = 0; l < shape_[2]; ++l) {
+        const index_t row = b * stride_[0] + h * stride_[1] + l * stride_[2];
+        const auto first = in_gap.begin() + row * static_cast<index_t>(element_bytes);
+        std::fill_n(first, static_cast<std::size_t>(shape_[3]) * element_bytes, false);
+      }
+    }
+  }
+  for (std::size_t i = 0; i < in_gap.size(); ++i) {
+    if (in_gap[i] && buffer_.data()[i] != std::byte{0xFF}) return false;
+  }
+  return true;
+}
+
 Tensor random_tensor(const Shape& shape, DType dtype, std::uint64_t seed, MemoryLayout layout,
                      double deviation) {
   Tensor tensor(shape, dtype, layout);

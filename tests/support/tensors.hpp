@@ -30,6 +30,8 @@ class Tensor {
   void set(index_t b, index_t h, index_t l, index_t c, float value);
   void fill(float value);
   [[nodiscard]] const GuardedBuffer& buffer() const { return buffer_; }
+  /// Whether the unused channels behind the rows are as they were.
+  [[nodiscard]] bool has_untouched_gaps() const;
 
  private:
   Shape shape_;

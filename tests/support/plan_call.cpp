@@ -1,16 +1,18 @@
 // SPDX-License-Identifier: Apache-2.0
-#include "pipeline/plan_call.hpp"
+#include "support/plan_call.hpp"
 
 #include <cmath>
+#include <iterator>
 
 #include "core/registry.hpp"
 #include "support/compare.hpp"
+#include "support/device_copies.hpp"
 
 namespace psa::testing {
 
 std::vector<core::PlanOptions> every_backend() {
   std::vector<core::PlanOptions> all;
-  for (const core::BackendEntry& entry : core::backend_entries()) {
+  for (const core::BackendEntry& entry : core::backend_entries(DeviceType::kCpu)) {
     if (entry.backend == nullptr) continue;
     core::PlanOptions options;
     options.backend = entry.name;
@@ -25,8 +27,8 @@ std::string describe(const core::PlanOptions& options) {
   return options.backend + " " + options.isa;
 }
 
-core::Plan make_plan(const Problem& problem, const core::PlanOptions& options) {
-  return {problem.shape, problem.layout, problem.config, Device{}, options};
+core::Plan make_plan(const Problem& problem, const core::PlanOptions& options, Device device) {
+  return {problem.shape, problem.layout, problem.config, device, options};
 }
 
 CallResult call_plan(const core::Plan& plan, QkvTensors& qkv, const CallExtras& extras) {
@@ -40,19 +42,27 @@ CallResult call_plan(const core::Plan& plan, QkvTensors& qkv, const CallExtras& 
                     {}};
   const QkvTensors before = qkv;
   GuardedBuffer workspace(plan.workspace_bytes());
+  const core::CurrentDevice current(plan.memory(), plan.device().index);
+  DeviceCopies copies(plan.memory(), plan.device().index);
+  const auto list = [&](const auto& values) {
+    return copies.in(values.empty() ? nullptr : values.data(), std::ssize(values));
+  };
   core::CallIo io;
-  io.q = qkv.q.view();
-  io.k = qkv.k.view();
-  io.v = qkv.v.view();
-  io.out = result.out.view();
-  io.lse = result.lse.data();
-  io.kv_lengths = qkv.kv_lengths.empty() ? nullptr : qkv.kv_lengths.data();
-  io.scores = extras.scores.empty() ? nullptr : extras.scores.data();
-  io.levels = extras.levels.empty() ? nullptr : extras.levels.data();
-  io.levels_out = result.levels.data();
-  plan.forward(io, {workspace.data(), workspace.size()}, &result.stats);
+  io.q = copies.in(qkv.q.view());
+  io.k = copies.in(qkv.k.view());
+  io.v = copies.in(qkv.v.view());
+  io.out = copies.out(result.out.view());
+  io.lse = copies.out(result.lse.data(), std::ssize(result.lse));
+  io.kv_lengths = list(qkv.kv_lengths);
+  io.scores = list(extras.scores);
+  io.levels = list(extras.levels);
+  io.levels_out = copies.out(result.levels.data(), std::ssize(result.levels));
+  std::byte* work = copies.out(workspace.data(), static_cast<index_t>(workspace.size()));
+  plan.forward(io, {work, workspace.size()}, extras.wants_stats ? &result.stats : nullptr);
+  copies.finish();
   EXPECT_TRUE(workspace.is_intact()) << "written around the workspace";
   EXPECT_TRUE(result.out.buffer().is_intact()) << "written around out";
+  EXPECT_TRUE(result.out.has_untouched_gaps()) << "written between the rows of out";
   EXPECT_TRUE(qkv.q.buffer().has_same_bytes(before.q.buffer())) << "q was changed";
   EXPECT_TRUE(qkv.k.buffer().has_same_bytes(before.k.buffer())) << "k was changed";
   EXPECT_TRUE(qkv.v.buffer().has_same_bytes(before.v.buffer())) << "v was changed";

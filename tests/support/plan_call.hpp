@@ -1,7 +1,8 @@
 // SPDX-License-Identifier: Apache-2.0
 #pragma once
 
-// Whole calls of a plan on random tensors, in guarded memory.
+// Whole calls of a plan on random tensors, in guarded memory. Tensors and results are on the host
+// whatever the plan's device.
 
 #include <gtest/gtest.h>
 
@@ -13,7 +14,7 @@
 
 namespace psa::testing {
 
-/// Backends and instruction sets that this machine can run.
+/// Backends of the host and instruction sets that this machine can run.
 [[nodiscard]] std::vector<core::PlanOptions> every_backend();
 [[nodiscard]] std::string describe(const core::PlanOptions& options);
 
@@ -29,6 +30,7 @@ struct CallExtras {
   std::vector<LevelCode> levels{};
   std::vector<float> scores{};
   MemoryLayout out_layout = MemoryLayout::kBhld;
+  bool wants_stats = true;  ///< which wait for the device
 };
 
 /// Runs psa's pipeline once in a fresh workspace of exactly the plan's size, filled with NaN bytes.
@@ -37,7 +39,8 @@ struct CallExtras {
 [[nodiscard]] CallResult call_plan(const core::Plan& plan, QkvTensors& qkv,
                                    const CallExtras& extras = {});
 
-[[nodiscard]] core::Plan make_plan(const Problem& problem, const core::PlanOptions& options);
+[[nodiscard]] core::Plan make_plan(const Problem& problem, const core::PlanOptions& options,
+                                   Device device = {});
 
 /// ||a - b|| / ||b|| over all elements.
 [[nodiscard]] double relative_l2(const Tensor& a, const Tensor& b);

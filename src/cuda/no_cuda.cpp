@@ -1,0 +1,16 @@
+// SPDX-License-Identifier: Apache-2.0
+
+// What a build without CUDA (PSA_CUDA) has in place of backend.cu.
+
+#include "cuda/backend.hpp"
+
+namespace psa::cuda {
+
+const std::vector<core::BackendEntry>& entries() {
+  static constexpr const char* kReason = "psa was built without CUDA (PSA_CUDA)";
+  static const std::vector<core::BackendEntry> kEntries{{nullptr, "cuda", "sm_90a", kReason},
+                                                        {nullptr, "cuda", "sm_80", kReason}};
+  return kEntries;
+}
+
+}  // namespace psa::cuda
