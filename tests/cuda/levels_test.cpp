@@ -1,0 +1,153 @@
+// SPDX-License-Identifier: Apache-2.0
+
+// The level maps of the CUDA backend are bit-equal to the reference's, for the same importance
+// (S-13 to S-18).
+
+#include <gtest/gtest.h>
+
+#include <algorithm>
+#include <cmath>
+#include <limits>
+#include <random>
+#include <string>
+#include <vector>
+
+#include "cuda/cuda_test.hpp"
+#include "reference/backend.hpp"
+#include "support/stage_runner.hpp"
+
+namespace psa::testing {
+namespace {
+
+/// What the importance of a row can look like.
+enum class Kind { kSpread, kClose, kTies, kZeros, kSpecial };
+constexpr Kind kKinds[] = {Kind::kSpread, Kind::kClose, Kind::kTies, Kind::kZeros, Kind::kSpecial};
+
+std::vector<float> random_importance(const core::Geometry& g, Kind kind, std::uint64_t seed) {
+  constexpr float kInf = std::numeric_limits<float>::infinity();
+  constexpr float kNan = std::numeric_limits<float>::quiet_NaN();
+  constexpr float kSpecial[] = {kNan, kInf, -kInf, -1.0F, 0.0F, -0.0F, 3.0e38F, 1.0e-40F, 1.0F};
+  std::mt19937_64 generator(seed);
+  std::lognormal_distribution<float> spread(0.0F, 3.0F);
+  std::vector<float> importance(uniform_levels(g, 1).size());
+  for (float& x : importance) {
+    x = spread(generator);
+    // Neighbouring floats, and some far away: the widest search.
+    if (kind == Kind::kClose && generator() % 16 != 0) {
+      x = std::ldexp(static_cast<float>(0x800000 + generator() % 300), -24);
+    }
+    if (kind == Kind::kTies) x = std::floor(std::min(x, 4.0F));
+    if (kind == Kind::kZeros) x = 0.0F;
+    if (kind == Kind::kSpecial && generator() % 2 == 0) x = kSpecial[generator() % 9];
+  }
+  return importance;
+}
+
+std::vector<std::uint8_t> random_caps(const core::Geometry& g, std::uint64_t seed) {
+  std::mt19937_64 generator(seed);
+  std::vector<std::uint8_t> caps(
+      static_cast<std::size_t>(g.shape.batch * g.shape.heads_kv * g.num_kv_blocks));
+  for (auto& cap : caps) cap = static_cast<std::uint8_t>(1 + generator() % 5);
+  return caps;
+}
+
+/// Configurations that differ in the rule, in what is forced and in the rest.
+std::vector<Config> level_configs(const Config& base) {
+  std::vector<Config> configs;
+  for (const LevelRule rule : {LevelRule::kQuota, LevelRule::kThreshold}) {
+    Config config = base;
+    config.rule = rule;
+    configs.push_back(config);
+    config.rest = Rest::kSkip;
+    config.min_full_blocks = 3;
+    config.sink_blocks = 1;
+    config.budget = {0.0F, 0.2F, 0.2F, 0.9F, 1.0F};
+    config.num_levels = 5;
+    configs.push_back(config);
+    config.num_levels = 1;
+    config.min_full_blocks = 0;
+    config.budget[0] = 0.37F;
+    configs.push_back(config);
+  }
+  return configs;
+}
+
+/// One problem on the device, whole and in chunks, and with the reference.
+void expect_equal_levels(const Problem& problem, const std::vector<std::int32_t>& kv_lengths) {
+  const core::Geometry g = problem.geometry();
+  const StageRunner reference(reference::backend(), g);
+  const StageRunner whole(cuda_backend(g), g);
+  const StageRunner chunked(cuda_backend(g), g, {.chunk_q_blocks = 2});
+  for (const Kind kind : kKinds) {
+    const auto importance = random_importance(g, kind, 11);
+    for (const auto& caps : {std::vector<std::uint8_t>(), random_caps(g, 12)}) {
+      SCOPED_TRACE(describe(problem) + ", kind " + std::to_string(static_cast<int>(kind)));
+      const auto expected = reference.levels(kv_lengths, importance, caps);
+      EXPECT_EQ(whole.levels(kv_lengths, importance, caps), expected);
+      EXPECT_EQ(chunked.levels(kv_lengths, importance, caps), expected);
+    }
+  }
+  EXPECT_EQ(whole.levels(kv_lengths, {}), reference.levels(kv_lengths, {})) << describe(problem);
+}
+
+class CudaLevels : public CudaCases {};
+
+TEST_P(CudaLevels, AreThoseOfTheReference) {
+  Problem problem = GetParam().problem;
+  for (const Config& config : level_configs(problem.config)) {
+    problem.config = config;
+    expect_equal_levels(problem, GetParam().kv_lengths);
+  }
+}
+
+TEST_P(CudaLevels, AreThoseOfTheReferenceWithText) {
+  Problem problem = GetParam().problem;
+  problem.layout.text_tokens = std::min<index_t>(problem.shape.len_kv, 18);
+  for (const TextSide side : {TextSide::kFront, TextSide::kBack}) {
+    for (const LevelRule rule : {LevelRule::kQuota, LevelRule::kThreshold}) {
+      problem.layout.text_side = side;
+      problem.config.rule = rule;
+      expect_equal_levels(problem, GetParam().kv_lengths);
+    }
+  }
+}
+
+INSTANTIATE_TEST_SUITE_P(Cases, CudaLevels, ::testing::ValuesIn(half_cases()), case_name);
+
+/// Rows of `num_kv_blocks` blocks, the last one ragged.
+void expect_equal_long_rows(index_t num_kv_blocks, bool causal) {
+  Problem problem;
+  problem.shape = {.heads_q = 2,
+                   .heads_kv = 1,
+                   .len_q = 30,
+                   .len_kv = num_kv_blocks * 16 - 3,
+                   .head_dim = 8,
+                   .dtype_q = DType::kBF16,
+                   .dtype_kv = DType::kBF16,
+                   .dtype_out = DType::kBF16};
+  problem.layout.text_tokens = 100;
+  problem.config.causal = causal;
+  for (const Config& config : level_configs(problem.config)) {
+    problem.config = config;
+    expect_equal_levels(problem, {static_cast<std::int32_t>(problem.shape.len_kv - 37)});
+  }
+}
+
+class CudaLevelsOfRows : public CudaTest {};
+
+TEST_F(CudaLevelsOfRows, OfOneWarp) {
+  for (const index_t blocks : {31, 32, 33, 591, 1182, 3000, 4096}) {
+    expect_equal_long_rows(blocks, false);
+  }
+  expect_equal_long_rows(1000, true);
+}
+
+TEST_F(CudaLevelsOfRows, OfOneCta) {
+  expect_equal_long_rows(4097, false);
+  expect_equal_long_rows(9000, true);
+}
+
+TEST_F(CudaLevelsOfRows, OfNoSharedMemory) { expect_equal_long_rows(30000, false); }
+
+}  // namespace
+}  // namespace psa::testing
