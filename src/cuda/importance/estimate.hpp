@@ -1,0 +1,40 @@
+// SPDX-License-Identifier: Apache-2.0
+#pragma once
+
+// Launches of the importance stage (importance.cu), each in a file of its own.
+
+#include <cuda_runtime.h>
+
+#include "core/backend.hpp"
+#include "cuda/importance/params.cuh"
+
+namespace psa::cuda::estimation {
+
+/// What decides how many CTAs run at the same time.
+struct DeviceLimits {
+  int sms;
+  int shared_bytes_per_cta;
+  int shared_bytes_per_sm;
+  int reserved_bytes_per_cta;  ///< of shared memory, beside what a kernel asks for
+};
+
+/// S-9. Offsets of the samples in every block, by query head (q_offsets) and KV head (kv_offsets),
+/// in rising order.
+void draw_samples(const core::Geometry& geometry, index_t batch, std::uint8_t* q_offsets,
+                  std::uint8_t* kv_offsets, cudaStream_t stream);
+
+/// S-9 to S-12 with `ctas` CTAs. Elements are those of q and k, f16 or bf16.
+void estimate_f16(Shape shape, const DeviceLimits& limits, const Params& params, unsigned int ctas,
+                  cudaStream_t stream);
+void estimate_bf16(Shape shape, const DeviceLimits& limits, const Params& params, unsigned int ctas,
+                   cudaStream_t stream);
+
+/// S-8. The caller's scores of hidden blocks become 0.
+void hide_scores(const core::Geometry& geometry, const core::ImportanceParams& params,
+                 cudaStream_t stream);
+
+/// S-13. The heads of a KV group get the mean of their normalised rows.
+void share_scores(const core::Geometry& geometry, const core::RowChunk& chunk, float* importance,
+                  cudaStream_t stream);
+
+}  // namespace psa::cuda::estimation

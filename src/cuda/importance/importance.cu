@@ -1,0 +1,267 @@
+// SPDX-License-Identifier: Apache-2.0
+
+// Importance stage: how much each query block needs each KV block (S-9 to S-13).
+//
+//   in   q [B, Hq, Lq, D], k [B, Hkv, Lkv, D], f16 or bf16; pooled_lse: the pooled keys of its
+//        sub-blocks
+//   out  importance [Hq, chunk, Nk] of one batch element; 0 where S-8 hides a block or no key is
+//        real
+//
+// Launches, in stream order:
+//
+//   sampled_*     draw_samples     a CTA per head: its offsets (S-9)
+//   estimators    estimate_kernel  persistent CTAs, one item of query blocks at a time (kernel.cuh)
+//   user_scores   hide_kernel      a CTA per row of scores (S-8)
+//   sharing       share_kernel     a CTA per row of a KV group (S-13)
+//
+// Nothing is copied but what a tile of products needs, into shared memory: q and k are read where
+// they lie, in their orders, K once for all heads of its group where L2 keeps it.
+//
+// Cost, in multiply-adds per logit: D for the samples, Lq·Lkv/16 logits by default; t·D for the
+// antidiagonal, Lq·Lkv/t²; 3·D (bf16) or 2·D (f16) for sub-blocks, Lq·Lkv/g², whose queries are
+// floats.
+// Scratch: a slab of rows x Nk floats for each CTA that runs, see slab_ctas(), and 128 bytes per
+// head for the samples.
+
+#include <algorithm>
+#include <bit>
+#include <cmath>
+#include <numbers>
+
+#include "core/ledger.hpp"
+#include "cuda/importance/estimate.hpp"
+#include "cuda/launch.cuh"
+#include "cuda/stages.hpp"
+#include "psa/error.hpp"
+#include "semantics/pooling.hpp"
+
+namespace psa::cuda {
+namespace {
+
+using core::Geometry;
+using core::ImportanceParams;
+using estimation::DeviceLimits;
+using estimation::Params;
+using estimation::Shape;
+using estimation::TileSize;
+
+constexpr std::size_t kScratchAlignment = 256;
+constexpr index_t kResidentHeadDim = 128;
+/// Shared memory of a CTA from which two stages of Shape::kStreamed fit, lists included.
+constexpr int kStreamedBytes = 110 << 10;
+/// Part of the workspace that slabs may take: this, and a tenth of K and V.
+constexpr index_t kSlabBytes = index_t{32} << 20;
+
+DeviceLimits device_limits() {
+  int device = 0;
+  check_cuda(cudaGetDevice(&device), "cudaGetDevice");
+  const auto attribute = [&](cudaDeviceAttr which) {
+    int value = 0;
+    check_cuda(cudaDeviceGetAttribute(&value, which, device), "cudaDeviceGetAttribute");
+    return value;
+  };
+  return {.sms = attribute(cudaDevAttrMultiProcessorCount),
+          .shared_bytes_per_cta = attribute(cudaDevAttrMaxSharedMemoryPerBlockOptin),
+          .shared_bytes_per_sm = attribute(cudaDevAttrMaxSharedMemoryPerMultiprocessor),
+          .reserved_bytes_per_cta = attribute(cudaDevAttrReservedSharedMemoryPerBlock)};
+}
+
+// ---- probes -------------------------------------------------------------------------------------
+
+bool takes_samples(const Config& config) {
+  return config.importance == Importance::kSampledMax ||
+         config.importance == Importance::kSampledMass;
+}
+
+/// How an estimator sees blocks (probes.cuh).
+struct ProbeCounts {
+  int group_tokens;
+  int rows_per_block;
+  int columns_per_block;
+  int parts;
+};
+
+ProbeCounts probe_counts(const Config& config) {
+  if (takes_samples(config)) return {1, config.samples_q, config.samples_kv, 1};
+  const bool pooled = config.importance == Importance::kPooledLse;
+  const int group = pooled ? config.pooled_tokens : config.antidiagonal_stride;
+  return {group, config.block_q / group, config.block_kv / group, pooled ? 1 : group};
+}
+
+Shape choose_shape(const Geometry& g, const DeviceLimits& limits) {
+  const bool is_wide = g.shape.head_dim > kResidentHeadDim;
+  if (g.config.importance == Importance::kPooledLse) {
+    return is_wide ? Shape::kWideMeans : Shape::kMeans;
+  }
+  if (takes_samples(g.config) && !is_wide) return Shape::kTokens;
+  return limits.shared_bytes_per_cta < kStreamedBytes ? Shape::kStreamedSmall : Shape::kStreamed;
+}
+
+/// Query blocks that a CTA takes at a time.
+int blocks_per_item(const Geometry& g, const TileSize& tile) {
+  return tile.rows() / probe_counts(g.config).rows_per_block;
+}
+
+int log2_columns(const Config& config) {
+  return std::bit_width(static_cast<unsigned>(probe_counts(config).columns_per_block) - 1U);
+}
+
+// ---- scratch ------------------------------------------------------------------------------------
+
+/// Floats of a row of the slab: one per piece of every column tile.
+index_t slab_width(const Geometry& g) {
+  const int log2 = log2_columns(g.config);
+  const index_t tiles = semantics::ceil_div(g.num_kv_blocks << log2, estimation::kTileColumns);
+  return tiles * estimation::kTileColumns >> std::min(log2, estimation::kMaxLog2Piece);
+}
+
+/// CTAs that get a slab, and so can run. As many as the device runs at a time and a call has items
+/// for, unless the slabs would take too much of the workspace: 40 MB for pooled_lse and 80 MB for
+/// samples with 12 heads of 75,600 tokens on an H100.
+index_t slab_ctas(const Geometry& g, const TileSize& tile, const DeviceLimits& limits) {
+  const ProblemShape& s = g.shape;
+  const index_t kv_bytes =
+      2 * s.batch * s.heads_kv * s.len_kv * s.head_dim * static_cast<index_t>(size_of(s.dtype_kv));
+  const auto slab_bytes = static_cast<index_t>(sizeof(float)) * tile.rows() * slab_width(g);
+  const index_t affordable = (kSlabBytes + kv_bytes / 10) / slab_bytes;
+  const index_t running = static_cast<index_t>(limits.sms) * tile.ctas_per_sm;
+  const index_t items = s.heads_q * semantics::ceil_div(g.num_q_blocks, blocks_per_item(g, tile));
+  return std::max<index_t>(1, std::min({affordable, running, items}));
+}
+
+struct EstimateScratch {
+  float* slab;
+  std::uint8_t* q_offsets;
+  std::uint8_t* kv_offsets;
+};
+
+EstimateScratch carve(core::Ledger& ledger, const Geometry& g, const TileSize& tile, index_t ctas) {
+  const auto offsets = [&](index_t heads) {
+    const index_t bytes = takes_samples(g.config) ? heads * estimation::kMaxBlock : 0;
+    return ledger.take<std::uint8_t>(static_cast<std::size_t>(bytes));
+  };
+  EstimateScratch scratch{};
+  scratch.slab = ledger.take<float>(static_cast<std::size_t>(ctas * tile.rows() * slab_width(g)));
+  scratch.q_offsets = offsets(g.shape.heads_q);
+  scratch.kv_offsets = offsets(g.shape.heads_kv);
+  return scratch;
+}
+
+// ---- parameters ---------------------------------------------------------------------------------
+
+/// ln of a column's weight for a number of tokens that it stands for: the tokens of its row (S-12),
+/// or the share of a sample in those of its block (S-10).
+double column_bias(const Config& config, int tokens) {
+  switch (config.importance) {
+    case Importance::kPooledLse:
+      return semantics::pooled_bias(tokens);
+    case Importance::kSampledMass:
+      return std::log(static_cast<double>(tokens) / config.samples_kv);
+    default:
+      return 0.0;
+  }
+}
+
+/// Rows of the pyramid level whose pool factor is the sub-block of pooled_lse.
+TensorView pooled_keys(const Geometry& g, const core::KvPyramid& pyramid) {
+  int code = semantics::kFinestLevel;
+  while (semantics::pool_factor(code, g.config.block_kv) != g.config.pooled_tokens) ++code;
+  const core::PyramidLevel& level = pyramid.at(static_cast<std::size_t>(code));
+  const index_t d = g.shape.head_dim;
+  return {.data = level.k,
+          .dtype = g.shape.dtype_kv,
+          .device = {},
+          .shape = {g.shape.batch, g.shape.heads_kv, level.rows, d},
+          .stride = {g.shape.heads_kv * level.rows * d, level.rows * d, d, 1}};
+}
+
+void set_probes(const Geometry& g, Params& p) {
+  const ProbeCounts counts = probe_counts(g.config);
+  p.group_tokens = counts.group_tokens;
+  p.rows_per_block = counts.rows_per_block;
+  p.columns_per_block = counts.columns_per_block;
+  p.log2_columns = log2_columns(g.config);
+  p.parts = counts.parts;
+  p.chunks = static_cast<int>(semantics::ceil_div(g.shape.head_dim, estimation::kChunkChannels));
+  constexpr double kLog2E = std::numbers::log2e;
+  p.scale_log2 = static_cast<float>(static_cast<double>(g.scale) / counts.parts * kLog2E);
+  for (int tokens = 1; tokens <= estimation::kMaxBlock; ++tokens) {
+    p.bias_log2[tokens] = static_cast<float>(column_bias(g.config, tokens) * kLog2E);
+  }
+}
+
+void set_inputs(const Geometry& g, const ImportanceParams& call, Params& p) {
+  const bool pooled = g.config.importance == Importance::kPooledLse;
+  const TensorView keys = pooled ? pooled_keys(g, call.pyramid) : call.inputs.k;
+  p.q = kv_rows<estimation::Bits>(call.inputs.q, call.inputs.q_order);
+  p.k = kv_rows<estimation::Bits>(keys, pooled ? core::TokenOrder{} : call.inputs.kv_order);
+  p.has_aligned_rows = has_aligned_rows(call.inputs.q) && has_aligned_rows(keys);
+  p.estimator = g.config.importance;
+  p.is_causal = g.config.causal;
+  p.batch = static_cast<int>(call.chunk.batch);
+  p.heads_q = static_cast<int>(g.shape.heads_q);
+  p.heads_per_kv = static_cast<int>(g.heads_per_kv());
+  p.len_q = static_cast<int>(g.shape.len_q);
+  p.len_kv = static_cast<int>(g.shape.len_kv);
+  p.head_dim = static_cast<int>(g.shape.head_dim);
+  p.block_q = g.config.block_q;
+  p.block_kv = g.config.block_kv;
+  p.num_kv_blocks = static_cast<int>(g.num_kv_blocks);
+  p.q_block_begin = static_cast<int>(call.chunk.q_block_begin);
+  p.q_block_end = static_cast<int>(call.chunk.q_block_end);
+  p.kv_lengths = call.inputs.kv_lengths;
+  p.importance = call.importance;
+}
+
+void estimate(const StageContext& context, const ImportanceParams& call, cudaStream_t stream) {
+  const Geometry& g = context.geometry;
+  const DeviceLimits limits = device_limits();
+  const Shape shape = choose_shape(g, limits);
+  const TileSize tile = estimation::tile_size(shape);
+  const index_t most_ctas = slab_ctas(g, tile, limits);
+  core::Ledger ledger(context.scratch, kScratchAlignment);
+  const EstimateScratch scratch = carve(ledger, g, tile, most_ctas);
+  Params p{};
+  set_inputs(g, call, p);
+  set_probes(g, p);
+  p.q_offsets = scratch.q_offsets;
+  p.kv_offsets = scratch.kv_offsets;
+  p.slab = scratch.slab;
+  p.slab_width = static_cast<int>(slab_width(g));
+  p.blocks_per_item = blocks_per_item(g, tile);
+  p.items_per_head =
+      static_cast<int>(semantics::ceil_div(call.chunk.q_blocks(), p.blocks_per_item));
+  p.items = g.shape.heads_q * p.items_per_head;
+  if (takes_samples(g.config)) {
+    estimation::draw_samples(g, call.chunk.batch, scratch.q_offsets, scratch.kv_offsets, stream);
+  }
+  const auto ctas = static_cast<unsigned int>(std::min(most_ctas, p.items));
+  const bool is_f16 = g.shape.dtype_kv == DType::kF16;
+  (is_f16 ? estimation::estimate_f16 : estimation::estimate_bf16)(shape, limits, p, ctas, stream);
+}
+
+}  // namespace
+
+void importance(const StageContext& context, const ImportanceParams& params) {
+  const Geometry& g = context.geometry;
+  const cudaStream_t stream = stream_of(context.stream);
+  if (g.config.importance == Importance::kUserScores) {
+    estimation::hide_scores(g, params, stream);
+  } else {
+    estimate(context, params, stream);
+  }
+  if (g.config.share_group_map) {
+    estimation::share_scores(g, params.chunk, params.importance, stream);
+  }
+}
+
+std::size_t importance_scratch(const Geometry& geometry) {
+  if (geometry.config.importance == Importance::kUserScores) return 0;
+  const DeviceLimits limits = device_limits();
+  const TileSize tile = estimation::tile_size(choose_shape(geometry, limits));
+  core::Ledger ledger(nullptr, kScratchAlignment);
+  carve(ledger, geometry, tile, slab_ctas(geometry, tile, limits));
+  return ledger.bytes();
+}
+
+}  // namespace psa::cuda

@@ -1,0 +1,65 @@
+// SPDX-License-Identifier: Apache-2.0
+#pragma once
+
+// Launch of the estimate's kernel: the variant, and what of shared memory it gets.
+
+#include <algorithm>
+
+#include "cuda/importance/estimate.hpp"
+#include "cuda/importance/kernel.cuh"
+#include "cuda/launch.cuh"
+#include "psa/error.hpp"
+
+namespace psa::cuda::estimation {
+
+inline constexpr int kMostStages = 4;  ///< wait_chunk()
+
+/// Stages of the ring: as many as leave room for all CTAs of an SM, or for one if that is too few.
+template <typename V>
+[[nodiscard]] int stages_for(const DeviceLimits& limits, int chunks) {
+  for (int ctas = V::kCtasPerSm; ctas >= 1; --ctas) {
+    const int share = limits.shared_bytes_per_sm / ctas - limits.reserved_bytes_per_cta;
+    const int room = std::min(share, limits.shared_bytes_per_cta);
+    const int stages = (room - SharedLayout<V>::bytes(chunks, 0)) / SharedLayout<V>::kStageBytes;
+    if (stages >= 2) return std::min(stages, kMostStages);
+  }
+  throw Error(Status::kInternal, "the importance kernel does not fit in shared memory");
+}
+
+template <typename V>
+void launch_variant(const DeviceLimits& limits, Params params, unsigned int ctas,
+                    cudaStream_t stream) {
+  params.stages = stages_for<V>(limits, params.chunks);
+  const auto bytes = static_cast<std::size_t>(SharedLayout<V>::bytes(params.chunks, params.stages));
+  allow_shared_memory(estimate_kernel<V>, bytes);
+  estimate_kernel<V><<<ctas, V::kThreads, bytes, stream>>>(params);
+  check_launch("estimate_kernel");
+}
+
+template <typename Element>
+void launch_estimate(Shape shape, const DeviceLimits& limits, const Params& params,
+                     unsigned int ctas, cudaStream_t stream) {
+  using enum Shape;
+  using enum Reduction;
+  const bool takes_max = params.estimator == Importance::kSampledMax;
+  const auto launch = [&]<Shape kShape, Reduction kReduction>() {
+    launch_variant<Variant<Element, kShape, kReduction>>(limits, params, ctas, stream);
+  };
+  switch (shape) {
+    case kTokens:
+      return takes_max ? launch.template operator()<kTokens, kMax>()
+                       : launch.template operator()<kTokens, kLogSum>();
+    case kMeans:
+      return launch.template operator()<kMeans, kLogSum>();
+    case kWideMeans:
+      return launch.template operator()<kWideMeans, kLogSum>();
+    case kStreamed:
+      return takes_max ? launch.template operator()<kStreamed, kMax>()
+                       : launch.template operator()<kStreamed, kLogSum>();
+    case kStreamedSmall:
+      return takes_max ? launch.template operator()<kStreamedSmall, kMax>()
+                       : launch.template operator()<kStreamedSmall, kLogSum>();
+  }
+}
+
+}  // namespace psa::cuda::estimation

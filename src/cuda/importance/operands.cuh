@@ -1,0 +1,198 @@
+// SPDX-License-Identifier: Apache-2.0
+#pragma once
+
+// Operands of the dot products in shared memory: rows of 64 channels (128 bytes), whose 16-byte
+// pieces are swizzled so that the eight rows of an 8x8 matrix lie in different banks.
+
+#include <cstdint>
+
+#include "cuda/device/copy.cuh"
+#include "cuda/device/element.cuh"
+#include "cuda/device/kv_rows.cuh"
+#include "cuda/importance/params.cuh"
+#include "cuda/importance/probes.cuh"
+
+namespace psa::cuda::estimation {
+
+inline constexpr int kRowBytes = kChunkChannels * static_cast<int>(sizeof(Bits));
+inline constexpr int kRowPieces = kChunkChannels / kThreadChannels;
+
+__device__ constexpr std::uint32_t piece_offset(int row, int piece) {
+  return static_cast<std::uint32_t>(row * kRowBytes + (piece ^ row % 8) * 16);
+}
+
+__device__ inline void store_piece(std::uint32_t shared, const uint4& piece) {
+  asm volatile("st.shared.v4.b32 [%0], {%1, %2, %3, %4};" ::"r"(shared), "r"(piece.x), "r"(piece.y),
+               "r"(piece.z), "r"(piece.w)
+               : "memory");
+}
+
+/// A thread's share of copying kRows rows of 64 channels: one piece of every kStep-th row.
+template <int kRows, int kThreads>
+struct CopyShare {
+  static constexpr int kStep = kThreads / kRowPieces;
+  static constexpr int kCopies = kRows / kStep;
+  static_assert(kRows % kStep == 0 && kStep % 8 == 0);  // rows in step are swizzled alike
+
+  int row = static_cast<int>(threadIdx.x) / kRowPieces;
+  int piece = static_cast<int>(threadIdx.x) % kRowPieces;
+
+  [[nodiscard]] __device__ std::uint32_t offset(int i) const {
+    return piece_offset(row, piece) + static_cast<std::uint32_t>(i * kStep * kRowBytes);
+  }
+};
+
+/// Copies channels [first_channel, first_channel + 64) of kRows tokens; zeros for what does not
+/// exist. All threads; asynchronous where rows are aligned.
+template <int kRows, int kThreads>
+__device__ inline void copy_rows(const Params& p, const KvHead<Bits>& head, const int* tokens,
+                                 int first_channel, std::uint32_t to) {
+  const CopyShare<kRows, kThreads> share;
+  const int channel = first_channel + share.piece * kThreadChannels;
+  const int channels = p.head_dim - channel;
+  const Bits* data = head.data;
+  const index_t stride = head.token_stride;
+  if (p.has_aligned_rows) {
+#pragma unroll
+    for (int i = 0; i < share.kCopies; ++i) {
+      const int token = tokens[share.row + i * share.kStep];
+      const bool is_real = token != kNoToken && channels > 0;
+      const Bits* from = data + (is_real ? token * stride + channel : 0);
+      copy_async_16(to + share.offset(i), from, is_real);
+    }
+    return;
+  }
+#pragma unroll 1
+  for (int i = 0; i < share.kCopies; ++i) {
+    const int token = tokens[share.row + i * share.kStep];
+    uint4 piece{};
+    if (token != kNoToken && channels > 0) {
+      piece = load_channels<false>(data + token * stride + channel, channels);
+    }
+    store_piece(to + share.offset(i), piece);
+  }
+}
+
+// ---- means of queries (S-12) --------------------------------------------------------------------
+//
+// A mean is a float, but the tensor cores take 16-bit elements. It is written as a sum of them, so
+// that its logits are those of the float: three of bf16 (8 bits each, which is all 24 of a float)
+// or two of f16 (11 each). f16 has few exponents; its rows are first scaled by the power of two
+// that takes their largest channel to [2^14, 2^15), which a factor of the logits undoes.
+//
+// Every addend is rounded towards zero, and one that would be zero becomes the smallest number: so
+// all have the sign of the mean, and with an infinite key they add to an infinite logit, not to a
+// NaN.
+
+template <typename Element>
+struct Split;
+template <>
+struct Split<__nv_bfloat16> {
+  static constexpr int kTerms = 3;
+  static constexpr bool kScales = false;
+  static __device__ Bits truncate(float x) { return __bfloat16_as_ushort(__float2bfloat16_rz(x)); }
+  static __device__ float value(Bits bits) { return __bfloat162float(__ushort_as_bfloat16(bits)); }
+};
+template <>
+struct Split<__half> {
+  static constexpr int kTerms = 2;
+  static constexpr bool kScales = true;
+  static __device__ Bits truncate(float x) { return __half_as_ushort(__float2half_rz(x)); }
+  static __device__ float value(Bits bits) { return __half2float(__ushort_as_half(bits)); }
+};
+
+/// The next addend of `mean`, of which `rest` is not yet written.
+template <typename Element>
+__device__ inline Bits next_term(float mean, float& rest) {
+  constexpr Bits kMagnitude = 0x7FFF;
+  const Bits bits = Split<Element>::truncate(rest);
+  rest = isfinite(rest) ? rest - Split<Element>::value(bits) : 0.0F;
+  if ((bits & kMagnitude) != 0 || mean == 0.0F) return bits;
+  return static_cast<Bits>((signbit(mean) ? 0x8000 : 0) | 1);
+}
+
+/// Sums of 8 channels over the tokens of a row, eight loads under way at a time.
+template <typename Element, bool kAligned>
+__device__ inline void sum_tokens(const Params& p, const KvHead<Bits>& q, Range queries,
+                                  int channel, float (&sum)[kThreadChannels]) {
+  constexpr int kLoads = 8;
+  for (index_t first = queries.begin; first < queries.end; first += kLoads) {
+    uint4 loaded[kLoads];
+#pragma unroll
+    for (int i = 0; i < kLoads; ++i) {
+      loaded[i] = {};
+      if (first + i >= queries.end) continue;
+      const Bits* token = q.data + token_at(q, first + i) * q.token_stride;
+      loaded[i] = load_channels<kAligned>(token + channel, p.head_dim - channel);
+    }
+#pragma unroll
+    for (int i = 0; i < kLoads; ++i) {
+#pragma unroll
+      for (int c = 0; c < kThreadChannels; c += 2) {
+        const float2 pair = unpack_pair<Element>(loaded[i], c / 2);
+        sum[c] += pair.x;
+        sum[c + 1] += pair.y;
+      }
+    }
+  }
+}
+
+/// Power of two by which a row of f16 is scaled: see above. `lanes` threads hold the row.
+__device__ inline float row_factor(const float (&mean)[kThreadChannels], int lanes) {
+  constexpr int kTopExponent = 14;
+  float largest = 0.0F;
+#pragma unroll
+  for (int c = 0; c < kThreadChannels; ++c) {
+    if (isfinite(mean[c])) largest = fmaxf(largest, fabsf(mean[c]));
+  }
+  for (int offset = lanes / 2; offset > 0; offset /= 2) {
+    largest = fmaxf(largest, __shfl_xor_sync(0xFFFFFFFFU, largest, offset));
+  }
+  return largest == 0.0F ? 1.0F : ldexpf(1.0F, kTopExponent - ilogbf(largest));
+}
+
+/// Writes the means of an item's rows to `to` [kTerms, chunks, kRows, 64] and what their logits are
+/// multiplied by to `scale_log2` [kRows]. All threads.
+template <typename Element, int kRows, int kThreads>
+__device__ inline void store_means(const Params& p, const Item& item, const KvHead<Bits>& q,
+                                   std::uint32_t to, float* scale_log2) {
+  const int pieces = p.chunks * kRowPieces;
+  const int lanes = pieces <= 8 ? 8 : pieces <= 16 ? 16 : 32;  // threads of a row
+  const int lane = static_cast<int>(threadIdx.x) % lanes;
+  const int channel = lane * kThreadChannels;
+  for (int row = static_cast<int>(threadIdx.x) / lanes; row < kRows; row += kThreads / lanes) {
+    const Range queries = row_queries(p, item, row);
+    float mean[kThreadChannels] = {};
+    if (channel < p.head_dim) {
+      if (p.has_aligned_rows) {
+        sum_tokens<Element, true>(p, q, queries, channel, mean);
+      } else {
+        sum_tokens<Element, false>(p, q, queries, channel, mean);
+      }
+    }
+    const auto tokens = static_cast<float>(queries.size() > 0 ? queries.size() : 1);
+#pragma unroll
+    for (int c = 0; c < kThreadChannels; ++c) mean[c] /= tokens;
+    float factor = 1.0F;
+    if constexpr (Split<Element>::kScales) factor = row_factor(mean, lanes);
+    if (lane == 0) scale_log2[row] = p.scale_log2 / factor;
+    if (lane >= pieces) continue;
+    float rest[kThreadChannels];
+#pragma unroll
+    for (int c = 0; c < kThreadChannels; ++c) rest[c] = mean[c] *= factor;
+#pragma unroll
+    for (int term = 0; term < Split<Element>::kTerms; ++term) {
+      std::uint32_t pairs[kThreadChannels / 2] = {};
+#pragma unroll
+      for (int c = 0; c < kThreadChannels; ++c) {
+        const std::uint32_t bits = next_term<Element>(mean[c], rest[c]);
+        pairs[c / 2] |= bits << (c % 2 == 0 ? 0 : 16);
+      }
+      const int chunk_row = (term * p.chunks + lane / kRowPieces) * kRows + row;
+      store_piece(to + piece_offset(chunk_row, lane % kRowPieces),
+                  {pairs[0], pairs[1], pairs[2], pairs[3]});
+    }
+  }
+}
+
+}  // namespace psa::cuda::estimation

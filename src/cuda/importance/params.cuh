@@ -1,0 +1,101 @@
+// SPDX-License-Identifier: Apache-2.0
+#pragma once
+
+// What the kernels of the importance stage are given, by value. Strides are in elements.
+
+#include <cstddef>
+#include <cstdint>
+
+#include "core/backend.hpp"
+#include "cuda/device/kv_rows.cuh"
+#include "psa/config.hpp"
+
+namespace psa::cuda::estimation {
+
+/// An element of q or k as it lies in memory, f16 or bf16.
+using Bits = std::uint16_t;
+
+inline constexpr int kTileColumns = 128;   ///< probe columns of k that meet the rows at a time
+inline constexpr int kChunkChannels = 64;  ///< channels that are copied at a time: 128 bytes a row
+inline constexpr int kMaxBlock = 128;      ///< largest block_q and block_kv
+inline constexpr int kMaxLog2Piece = 6;  ///< largest piece of a tile's row (pieces.cuh): 64 columns
+
+/// Variants of the estimate's kernel (kernel.cuh).
+enum class Shape : std::uint8_t {
+  kTokens,         ///< rows are tokens and stay in shared memory: D <= 128
+  kMeans,          ///< rows are means of tokens and stay in shared memory: D <= 128
+  kWideMeans,      ///< the same for D <= 256
+  kStreamed,       ///< rows are copied again for every tile: dot products of any length
+  kStreamedSmall,  ///< the same for devices with little shared memory
+};
+
+/// How a CTA divides its tile of probe rows and columns between its warps.
+struct TileSize {
+  int row_tiles;    ///< m16 tiles of a warp, beside 64 columns
+  int row_warps;    ///< warps below each other; two stand side by side
+  int ctas_per_sm;  ///< at most
+
+  [[nodiscard]] constexpr int rows() const { return 16 * row_tiles * row_warps; }
+  [[nodiscard]] constexpr int threads() const { return 2 * 32 * row_warps; }
+};
+
+[[nodiscard]] constexpr TileSize tile_size(Shape shape) {
+  switch (shape) {
+    case Shape::kTokens:
+      return {.row_tiles = 4, .row_warps = 2, .ctas_per_sm = 2};
+    case Shape::kMeans:
+      return {.row_tiles = 2, .row_warps = 2, .ctas_per_sm = 2};
+    case Shape::kWideMeans:
+      return {.row_tiles = 1, .row_warps = 2, .ctas_per_sm = 2};
+    case Shape::kStreamed:
+      return {.row_tiles = 4, .row_warps = 4, .ctas_per_sm = 1};
+    case Shape::kStreamedSmall:
+      break;
+  }
+  return {.row_tiles = 4, .row_warps = 2, .ctas_per_sm = 1};
+}
+
+/// One call: the query blocks of a chunk, all heads of its batch element.
+struct Params {
+  KvRows<Bits> q;  // [B, Hq, Lq, D]
+  KvRows<Bits> k;  // [B, Hkv, Lk, D]; pooled_lse: the rows of its level, [B, Hkv, rows, D]
+  bool has_aligned_rows;
+
+  Importance estimator;
+  bool is_causal;
+  int batch, heads_q, heads_per_kv;
+  int len_q, len_kv, head_dim;
+  int block_q, block_kv, num_kv_blocks;
+  int q_block_begin, q_block_end;
+  const std::int32_t* kv_lengths;  // [B] or null
+
+  // Probes: rows of q, columns of k (probes.cuh).
+  int group_tokens;                // S-11, S-12; 1 for samples
+  const std::uint8_t* q_offsets;   // S-9: [Hq, kMaxBlock] or null
+  const std::uint8_t* kv_offsets;  // [Hkv, kMaxBlock] or null
+  int rows_per_block;              // of q
+  int columns_per_block;           // of k
+  int log2_columns;                // the same, rounded up to a power of two
+  float scale_log2;                // logits are taken in log2 units
+  float bias_log2[kMaxBlock + 1];  // of a column that stands for so many tokens
+
+  // The dot products: `parts` tokens of head_dim channels, each in `chunks` pieces.
+  int parts;
+  int chunks;
+  int stages;  // chunks in shared memory, 2 to 4
+
+  // The work.
+  int blocks_per_item;  // query blocks of one head that a CTA takes at a time
+  int items_per_head;
+  index_t items;
+  float* slab;        // [CTAs, rows, slab_width]
+  int slab_width;     // pieces (pieces.cuh) of all column tiles
+  float* importance;  // [Hq, q_block_end - q_block_begin, Nk]
+
+  [[nodiscard]] PSA_HD bool takes_samples() const {
+    return estimator == Importance::kSampledMax || estimator == Importance::kSampledMass;
+  }
+  [[nodiscard]] PSA_HD int blocks_per_tile() const { return kTileColumns >> log2_columns; }
+};
+
+}  // namespace psa::cuda::estimation

@@ -1,0 +1,241 @@
+// SPDX-License-Identifier: Apache-2.0
+#pragma once
+
+// From logits to importance, by way of pieces: the columns of a tile that belong to one KV block
+// (half of one if it has 128). A warp reduces the logits of its rows to one number per row and
+// piece, in log2 units, and writes them to the CTA's slab in global memory, which L2 holds:
+//
+//   kMax     the largest logit (S-9)
+//   kLogSum  log2 of the sum of exp2(logit) (S-10 to S-12)
+//
+// Once a row has all pieces they are put in relation to the row's own maximum or sum, and then
+// reduced over the rows of a query block. One number per piece is enough for that, so the products
+// are computed once; two passes over them would need no slab, but twice the tensor work.
+//
+// NaN: a row whose logits are all NaN or -inf is left out, one that also has numbers among them
+// makes its block NaN unless only maxima count. So kLogSum tells three cases apart: NaN for a piece
+// of a row (64 columns of it) without a number, +inf for one that has both, whose sum is NaN.
+
+#include <cstdint>
+
+#include "cuda/importance/params.cuh"
+#include "cuda/importance/probes.cuh"
+
+namespace psa::cuda::estimation {
+
+enum class Reduction : std::uint8_t { kMax, kLogSum };
+
+inline constexpr int kWarpColumns = 64;
+inline constexpr int kLaneColumns = kWarpColumns / 4;  ///< of each row that a lane has a part of
+
+/// Reference of a row that is left out.
+inline constexpr float kLeftOut = INFINITY;
+
+__device__ inline int lane_id() { return static_cast<int>(threadIdx.x) % 32; }
+__device__ inline int warp_id() { return static_cast<int>(threadIdx.x) / 32; }
+
+/// 2 units in the last place; results below 2^-126 become 0.
+__device__ inline float exp2_approx(float x) {
+  float y;
+  asm("ex2.approx.ftz.f32 %0, %1;" : "=f"(y) : "f"(x));
+  return y;
+}
+
+/// What exponents are taken relative to. Where nothing was seen, -inf minus -inf must not arise.
+__device__ inline float reference_of(float largest) {
+  return largest == -INFINITY ? 0.0F : largest;
+}
+
+struct Larger {
+  __device__ float operator()(float a, float b) const { return fmaxf(a, b); }
+};
+struct Sum {
+  __device__ float operator()(float a, float b) const { return a + b; }
+};
+
+// ---- one row of a warp tile ---------------------------------------------------------------------
+
+/// Halves kCount values per lane together with lane ^ kMask; a single one is given to both lanes.
+template <int kCount, int kMask, typename Op>
+__device__ __forceinline__ void fold_lanes(float (&v)[kLaneColumns], const Op& op) {
+  if constexpr (kCount == 1) {
+    v[0] = op(v[0], __shfl_xor_sync(0xFFFFFFFFU, v[0], kMask));
+  } else {
+    const bool keeps_upper = (lane_id() & kMask) != 0;
+#pragma unroll
+    for (int i = 0; i < kCount / 2; ++i) {
+      const float keep = keeps_upper ? v[i + kCount / 2] : v[i];
+      const float give = keeps_upper ? v[i] : v[i + kCount / 2];
+      v[i] = op(keep, __shfl_xor_sync(0xFFFFFFFFU, give, kMask));
+    }
+  }
+}
+
+/// Halves a lane's first kCount values together, kTimes over.
+template <int kCount, int kTimes, typename Op>
+__device__ __forceinline__ void fold_values(float (&v)[kLaneColumns], const Op& op) {
+  if constexpr (kTimes > 0) {
+#pragma unroll
+    for (int i = 0; i < kCount / 2; ++i) v[i] = op(v[2 * i], v[2 * i + 1]);
+    fold_values<kCount / 2, kTimes - 1>(v, op);
+  }
+}
+
+/// Reduces a row's columns, of which the lane has 8n + 2·(lane % 4) and the next as v[2n] and
+/// v[2n + 1], to pieces of 2^kLog2Piece columns. Lane and value tell the piece: piece_at().
+template <int kLog2Piece, typename Op>
+__device__ __forceinline__ void fold_columns(float (&v)[kLaneColumns], const Op& op) {
+  constexpr int kWithinLane = kLog2Piece == 0 ? 0 : kLog2Piece <= 3 ? 1 : kLog2Piece - 2;
+  fold_values<kLaneColumns, kWithinLane>(v, op);
+  constexpr int kCount = kLaneColumns >> kWithinLane;
+  if constexpr (kLog2Piece == 2) fold_lanes<kCount, 1>(v, op);
+  if constexpr (kLog2Piece >= 3) {
+    fold_lanes<kCount, 2>(v, op);
+    fold_lanes<(kCount > 1 ? kCount / 2 : 1), 1>(v, op);
+  }
+}
+
+/// Values that a lane has left of a row.
+template <int kLog2Piece>
+inline constexpr int kLanePieces = kLog2Piece <= 2   ? kLaneColumns >> kLog2Piece
+                                   : kLog2Piece == 3 ? 2
+                                                     : 1;
+
+/// Piece that value `i` belongs to, of the 64 >> kLog2Piece of the warp's columns.
+template <int kLog2Piece>
+__device__ inline int piece_at(int i) {
+  const int lane = lane_id() % 4;
+  if constexpr (kLog2Piece == 0) return i / 2 * 8 + 2 * lane + i % 2;
+  if constexpr (kLog2Piece == 1) return i * 4 + lane;
+  if constexpr (kLog2Piece == 2) return (i + lane % 2 * 4) * 2 + lane / 2;
+  return lane * (kWarpColumns >> kLog2Piece) / 4 + i;
+}
+
+/// Whether this lane writes its values: the lanes of a large piece all have it.
+template <int kLog2Piece>
+__device__ inline bool has_pieces() {
+  return kLog2Piece <= 4 || lane_id() % (kLog2Piece == 5 ? 2 : 4) == 0;
+}
+
+/// Writes the pieces of a row; `to` is the first one of the warp's columns.
+template <int kLog2Piece>
+__device__ __forceinline__ void store_pieces(const float (&v)[kLaneColumns], float* to) {
+  if (!has_pieces<kLog2Piece>()) return;
+  if constexpr (kLog2Piece == 3) {  // the default
+    __stcg(reinterpret_cast<float2*>(to + piece_at<kLog2Piece>(0)), make_float2(v[0], v[1]));
+  } else {
+#pragma unroll
+    for (int i = 0; i < kLanePieces<kLog2Piece>; ++i) __stcg(to + piece_at<kLog2Piece>(i), v[i]);
+  }
+}
+
+/// v: dot products; becomes the row's largest logits.
+template <int kLog2Piece>
+__device__ __forceinline__ void take_maxima(float scale_log2, float (&v)[kLaneColumns]) {
+  fold_columns<kLog2Piece>(v, Larger{});
+#pragma unroll
+  for (int i = 0; i < kLanePieces<kLog2Piece>; ++i) v[i] *= scale_log2;
+}
+
+/// v: dot products; becomes log2 of the row's sums.
+template <int kLog2Piece>
+__device__ __forceinline__ void take_log_sums(float scale_log2, const float (&bias)[kLaneColumns],
+                                              float (&v)[kLaneColumns]) {
+  float largest = -INFINITY;
+#pragma unroll
+  for (int i = 0; i < kLaneColumns; ++i) {
+    v[i] = fmaf(v[i], scale_log2, bias[i]);
+    largest = fmaxf(largest, v[i]);
+  }
+  largest = fmaxf(largest, __shfl_xor_sync(0xFFFFFFFFU, largest, 1));
+  largest = fmaxf(largest, __shfl_xor_sync(0xFFFFFFFFU, largest, 2));
+  const float reference = reference_of(largest);
+#pragma unroll
+  for (int i = 0; i < kLaneColumns; ++i) v[i] = exp2_approx(v[i] - reference);
+  fold_columns<kLog2Piece>(v, Sum{});
+#pragma unroll
+  for (int i = 0; i < kLanePieces<kLog2Piece>; ++i) {
+    const bool has_both = isnan(v[i]) && largest > -INFINITY;
+    v[i] = has_both ? INFINITY : reference + log2f(v[i]);
+  }
+}
+
+// ---- the rows of an item ------------------------------------------------------------------------
+
+/// Largest piece of a row and, for kLogSum, the sum of exp2(piece - largest).
+struct RowState {
+  float largest = -INFINITY;
+  float sum = 0.0F;
+};
+
+/// The pieces that one lane of a warp sees, eight loads under way at a time.
+template <Reduction kReduction>
+__device__ inline RowState lane_state(const float* pieces, int count) {
+  constexpr int kLoads = 8;
+  RowState state;
+  for (int first = lane_id(); first < count; first += 32 * kLoads) {
+    float v[kLoads];
+    float largest = state.largest;
+#pragma unroll
+    for (int i = 0; i < kLoads; ++i) {
+      v[i] = first + 32 * i < count ? __ldcg(pieces + first + 32 * i) : -INFINITY;
+    }
+#pragma unroll
+    for (int i = 0; i < kLoads; ++i) largest = fmaxf(largest, v[i]);
+    if constexpr (kReduction == Reduction::kLogSum) {
+      const float reference = reference_of(largest);
+      state.sum *= exp2_approx(state.largest - reference);
+#pragma unroll
+      for (int i = 0; i < kLoads; ++i) state.sum += exp2_approx(v[i] - reference);
+    }
+    state.largest = largest;
+  }
+  return state;
+}
+
+/// What the pieces of a row are related to: its largest logit, or log2 of its sum. One warp.
+template <Reduction kReduction>
+__device__ inline float row_reference(const float* pieces, int count) {
+  const RowState lane = lane_state<kReduction>(pieces, count);
+  float largest = lane.largest;
+#pragma unroll
+  for (int mask = 16; mask > 0; mask /= 2) {
+    largest = fmaxf(largest, __shfl_xor_sync(0xFFFFFFFFU, largest, mask));
+  }
+  if (largest == -INFINITY) return kLeftOut;
+  if constexpr (kReduction == Reduction::kMax) return largest;
+  float sum = lane.sum * exp2_approx(lane.largest - largest);
+#pragma unroll
+  for (int mask = 16; mask > 0; mask /= 2) sum += __shfl_xor_sync(0xFFFFFFFFU, sum, mask);
+  return largest + log2f(sum);
+}
+
+/// Importance of one KV block for the rows of a query block: `pieces` [rows, slab_width] of their
+/// first piece.
+template <Reduction kReduction>
+__device__ inline float block_importance(const Params& p, const float* pieces,
+                                         const float* references) {
+  const int pieces_per_block = p.log2_columns > kMaxLog2Piece ? 2 : 1;
+  float peak_log2 = -INFINITY;
+  float share = 0.0F;
+  int counted = 0;
+  for (int piece = 0; piece < pieces_per_block; ++piece) {
+#pragma unroll 8
+    for (int row = 0; row < p.rows_per_block; ++row) {
+      const float reference = references[row];
+      const float ratio_log2 =
+          __ldcg(pieces + static_cast<index_t>(row) * p.slab_width + piece) - reference;
+      const bool counts = reference != kLeftOut;
+      if constexpr (kReduction == Reduction::kMax) {
+        peak_log2 = fmaxf(peak_log2, counts ? ratio_log2 : -INFINITY);
+      } else {
+        share += counts ? exp2_approx(ratio_log2) : 0.0F;
+        counted += counts && piece == 0 ? 1 : 0;
+      }
+    }
+  }
+  if constexpr (kReduction == Reduction::kMax) return exp2_approx(peak_log2);
+  return counted == 0 ? 0.0F : share / static_cast<float>(counted);
+}
+
+}  // namespace psa::cuda::estimation

@@ -1,0 +1,159 @@
+// SPDX-License-Identifier: Apache-2.0
+#pragma once
+
+// Which tokens the estimators compare: probe rows of q and probe columns of k.
+//
+//                 row of q                      column of k                    parts
+//   sampled_*     a sampled token               a sampled token                1
+//   antidiagonal  a group of t tokens, in       a group of t tokens            t, one token each
+//                 reversed order
+//   pooled_lse    the mean of g tokens          a pyramid row of factor g      1
+//
+// All rows of a query block follow each other, as do the columns of a KV block; there the number is
+// rounded up to a power of two, so that blocks tile a tile of columns. Rows and columns that do not
+// exist read as zeros and are taken out afterwards.
+
+#include <cstdint>
+
+#include "cuda/device/kv_rows.cuh"
+#include "cuda/importance/params.cuh"
+#include "semantics/blocks.hpp"
+#include "semantics/importance.hpp"
+#include "semantics/pooling.hpp"
+
+namespace psa::cuda::estimation {
+
+using semantics::Range;
+
+inline constexpr int kNoToken = -1;
+/// Position of a row that does not exist; no real position is as small (S-8, lengths < 2^31 - 256).
+inline constexpr int kNoPosition = -0x7FFFFFFF - 1;
+
+/// Consecutive query blocks of one head.
+struct Item {
+  int head_q;
+  int head_kv;
+  int first_block;
+  int blocks;
+  int key_count;       // S-1
+  int first_position;  // of the item's queries, on the axis of the keys
+  int tiles;           // of columns: the others are hidden from all blocks
+};
+
+__device__ inline Range block_queries(const Params& p, index_t block) {
+  return semantics::block_range(block, p.block_q, p.len_q);
+}
+
+/// KV blocks that a query block can read, counted from the first (S-8).
+__device__ inline int visible_blocks(const Params& p, const Item& item, Range queries) {
+  return static_cast<int>(
+      semantics::visible_blocks(p.is_causal, queries, p.block_kv, p.len_q, item.key_count));
+}
+
+/// Item `index` of the call. Without a causal rule heads come one after the other, so that CTAs
+/// that run at the same time share keys in L2. With it items differ in length: the longest first.
+__device__ inline Item item_at(const Params& p, index_t index) {
+  Item item{};
+  index_t place = 0;  // among the items of the head
+  if (p.is_causal) {
+    item.head_q = static_cast<int>(index % p.heads_q);
+    place = p.items_per_head - 1 - index / p.heads_q;
+  } else {
+    item.head_q = static_cast<int>(index / p.items_per_head);
+    place = index % p.items_per_head;
+  }
+  item.head_kv = item.head_q / p.heads_per_kv;
+  const index_t first = p.q_block_begin + place * p.blocks_per_item;
+  const index_t end = semantics::min_of(first + p.blocks_per_item, p.q_block_end);
+  item.first_block = static_cast<int>(first);
+  item.blocks = static_cast<int>(end - first);
+  item.key_count = static_cast<int>(key_length(p.kv_lengths, p.batch, p.len_kv));
+  const Range queries{block_queries(p, first).begin, block_queries(p, end - 1).end};
+  item.first_position =
+      static_cast<int>(semantics::causal_position(queries.begin, p.len_q, item.key_count));
+  item.tiles =
+      static_cast<int>(semantics::ceil_div(visible_blocks(p, item, queries), p.blocks_per_tile()));
+  return item;
+}
+
+/// Token at a position of the working order.
+__device__ inline index_t token_at(const KvHead<Bits>& head, index_t position) {
+  return head.order == nullptr ? position : __ldg(head.order + position);
+}
+
+// ---- rows ---------------------------------------------------------------------------------------
+
+/// Positions of q that row `row` of an item stands for; none: there is no such row.
+__device__ inline Range row_queries(const Params& p, const Item& item, int row) {
+  const int block = row / p.rows_per_block;
+  const int place = row % p.rows_per_block;
+  if (block >= item.blocks) return {0, 0};
+  const Range queries = block_queries(p, item.first_block + block);
+  if (p.takes_samples()) {
+    const int offset = p.q_offsets[static_cast<index_t>(item.head_q) * kMaxBlock + place];
+    const index_t position = semantics::sample_position(queries, offset);
+    return {position, position + 1};
+  }
+  return semantics::pooled_tokens(queries.begin / p.group_tokens + place, p.group_tokens, p.len_q);
+}
+
+/// The last query of a row decides what it sees.
+__device__ inline int row_position(const Params& p, const Item& item, Range queries) {
+  if (queries.size() <= 0) return kNoPosition;
+  return static_cast<int>(semantics::causal_position(queries.end - 1, p.len_q, item.key_count));
+}
+
+/// Token of q that a row holds in part `part` of the dot products.
+__device__ inline int row_token(const Params& p, const KvHead<Bits>& q, Range queries, int part) {
+  const index_t position =
+      queries.begin + (p.takes_samples() ? 0 : semantics::antidiagonal_query_offset(part, p.parts));
+  return position < queries.end ? static_cast<int>(token_at(q, position)) : kNoToken;
+}
+
+// ---- columns ------------------------------------------------------------------------------------
+
+/// Positions of k that column `column` of an item stands for; none: there is no such column.
+__device__ inline Range column_keys(const Params& p, const Item& item, index_t column) {
+  const index_t block = column >> p.log2_columns;
+  const auto place = static_cast<int>(column - (block << p.log2_columns));
+  const Range keys = semantics::block_range(block, p.block_kv, item.key_count);
+  if (keys.size() <= 0 || place >= p.columns_per_block) return {0, 0};
+  if (p.takes_samples()) {
+    const int offset = p.kv_offsets[static_cast<index_t>(item.head_kv) * kMaxBlock + place];
+    const index_t position = semantics::sample_position(keys, offset);
+    return {position, position + 1};
+  }
+  return semantics::pooled_tokens(keys.begin / p.group_tokens + place, p.group_tokens,
+                                  item.key_count);
+}
+
+/// Row of k, or of the pyramid, that a column holds in part `part` of the dot products.
+__device__ inline int column_token(const Params& p, const KvHead<Bits>& k, Range keys, int part) {
+  if (keys.size() <= 0) return kNoToken;
+  if (p.estimator == Importance::kPooledLse) {
+    return static_cast<int>(keys.begin / p.group_tokens);
+  }
+  const index_t position = keys.begin + part;
+  return position < keys.end ? static_cast<int>(token_at(k, position)) : kNoToken;
+}
+
+/// What decides over the logits of a column.
+struct alignas(8) ColumnRule {
+  float bias_log2;  // -inf: there is no such column
+  int key;          // rows see it from this position on
+
+  [[nodiscard]] __device__ bool hides_from(bool is_causal, int position) const {
+    return bias_log2 == -INFINITY || !semantics::is_group_visible(is_causal, key, position);
+  }
+};
+
+__device__ inline ColumnRule column_rule(const Params& p, const Item& item, index_t column) {
+  const Range keys = column_keys(p, item, column);
+  if (keys.size() <= 0) return {-INFINITY, 0};
+  const Range block = semantics::block_range(column >> p.log2_columns, p.block_kv, item.key_count);
+  const index_t weight = p.takes_samples() ? block.size() : keys.size();
+  const bool by_last = p.estimator == Importance::kPooledLse;
+  return {p.bias_log2[weight], static_cast<int>(by_last ? keys.end - 1 : keys.begin)};
+}
+
+}  // namespace psa::cuda::estimation
