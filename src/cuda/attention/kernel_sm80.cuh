@@ -1,0 +1,581 @@
+// SPDX-License-Identifier: Apache-2.0
+#pragma once
+
+// Attention with mma.sync, for every device from sm_80 on and every head_dim (S-5 to S-8).
+//
+//   in   q [B, Hq, Lq, D], k, v [B, Hkv, Lk, D], pooled k and v by level, levels [B, Hq, Nq, Nk]
+//   out  out [B, Hq, Lq, D], lse [B, Hq, Lq]
+//
+// One CTA of four warps per query block (two CTAs if a block has 128 rows and D > 128). It reads
+// the rows that its level-map row names as a stream (kv_stream.cuh) in tiles of kTileKeys rows, and
+// keeps S, P and O of its query rows in registers, as FlashAttention-2 does. Tile t:
+//
+//   copies   V(t) ........................ | K(t+1) ......................... | V(t+1) ...
+//   warps    list rows of t+1, S = Q·K(t)ᵀ | P = soft-max of S, O += P·V(t)   | list ...
+//                                      barrier                            barrier
+//                            V(t) is there, K(t) is free        K(t+1) is there, V(t) is free
+//
+// K and V have one buffer each, because each copy has a whole matrix product to hide behind. Second
+// buffers would take 111 KB instead of 79 (D = 128), and with them the other CTA of the SM (164 KB
+// on an A100), which keeps the tensor cores busy while this one takes its soft-max.
+// A warp owns 32 rows of q where registers allow: it reads all of K and V from shared memory, so
+// with 16 rows shared memory would be the limit and not the tensor cores.
+//
+// Soft-max, in log2 units: s = scale·q·k + log2(weight). A tile whose rows have one weight and are
+// seen by all queries (almost all have: levels come in runs) has one bias, which joins the constant
+// of the exponent; in the others every row has its bias and its visibility. Exponents are relative
+// to the row's largest logit without bias: p <= 128 fits f16. O is rescaled only in tiles that
+// raise it for some row of the warp. (To let it lag by 8, as is common, would spare nearly all of
+// that, but then p of a dominant key is no power of two, and its rounding doubles the error of
+// out.)
+//
+// Cost: 2·D multiply-adds per query row and row read; 4·D bytes from L2 per row read and CTA.
+
+#include <cstdint>
+#include <numbers>
+
+#include "cuda/attention/kv_stream.cuh"
+#include "cuda/attention/params.hpp"
+#include "cuda/attention/recompute.cuh"
+#include "cuda/device/copy.cuh"
+#include "cuda/device/element.cuh"
+#include "cuda/device/mma.cuh"
+
+namespace psa::cuda::sm80 {
+
+/// A variant of the kernel. `kColumns` >= head_dim: columns in shared memory, zero from head_dim
+/// on.
+template <typename ElementType, int kColumnsValue, int kRowsValue>
+struct Variant {
+  using Element = ElementType;
+  static constexpr int kColumns = kColumnsValue;  // 64, 128, 256
+  static constexpr int kRows = kRowsValue;        // of q in a CTA: 64, 128
+  // Stream rows of a tile: as many as registers (S) and 99 KB of shared memory have room for.
+  static constexpr int kTileKeys = kColumns == 256 ? 32 : kColumns == 64 && kRows == 128 ? 128 : 64;
+  static constexpr int kWarps = 4;
+  static constexpr int kThreads = 32 * kWarps;
+  static constexpr int kWarpRows = kRows / kWarps;
+  static constexpr int kRowTiles = kWarpRows / 16;  // m16 tiles of a warp
+  static constexpr int kRowBytes = kColumns * static_cast<int>(sizeof(Element));
+  static constexpr int kCtasPerSm = kRows == 128 || kColumns == 256 ? 2 : kColumns == 128 ? 3 : 4;
+  static_assert(kRowTiles >= 1 && kRowTiles <= 2 && kThreads % kTileKeys == 0);
+};
+
+struct KernelParams {
+  AttentionParams attention;
+  bool has_aligned_rows;  // rows of all tensors are whole, aligned pieces of 16 bytes
+};
+
+/// Position that no query sees, and one that sees every key.
+inline constexpr int kNever = 0x7FFFFFFF;
+inline constexpr int kSeesAll = kNever - 1;
+
+/// The stream rows of one tile.
+template <int kKeys>
+struct TileRows {
+  const std::byte* k[kKeys];  // padding: zero_row()
+  const std::byte* v[kKeys];
+  float bias_log2[kKeys];      // log2(weight)
+  int last[kKeys];             // a query sees the row from this position on; padding: kNever
+  float run_bias[kKeys / 32];  // of 32 rows that have one bias and are seen by all; else NaN
+};
+
+template <typename V>
+struct SharedMemory {
+  alignas(128) std::byte q[V::kRows * V::kRowBytes];
+  alignas(128) std::byte k[V::kTileKeys * V::kRowBytes];
+  alignas(128) std::byte v[V::kTileKeys * V::kRowBytes];
+  TileRows<V::kTileKeys> rows[2];  // of tile t: [t % 2]
+  KvWindow window;
+  KvStream stream;  // of the window
+  QueryBlock query;
+  int end_block;  // KV blocks before it can be read
+};
+
+template <typename V>
+using Scores = float[V::kRowTiles][V::kTileKeys / 8][4];
+
+/// What a warp keeps of its query rows. Element [m][half] stands for row 16·m + 8·half + lane / 4.
+template <typename V>
+struct WarpRows {
+  float out[V::kRowTiles][V::kColumns / 8][4] = {};  // not normalised
+  float reference[V::kRowTiles][2];
+  float sum[V::kRowTiles][2] = {};  // this lane's columns only
+};
+
+__device__ inline int lane_id() { return static_cast<int>(threadIdx.x % 32); }
+__device__ inline int warp_id() { return static_cast<int>(threadIdx.x / 32); }
+
+/// 2^x; 0 for -inf. Relative error 2^-22.
+__device__ inline float exp2_approx(float x) {
+  float y;
+  asm("ex2.approx.ftz.f32 %0, %1;" : "=f"(y) : "f"(x));
+  return y;
+}
+
+/// Shared memory holds rows of kRowBytes in pieces of 16 bytes; a row's piece i lies at place
+/// i ^ (row % 8) of its 128 bytes, so that 8 rows of one column touch every bank once.
+template <int kRowBytes>
+__device__ inline std::uint32_t piece_address(const std::byte* tile, int row, int piece) {
+  return shared_address(tile) +
+         static_cast<std::uint32_t>(row * kRowBytes + piece / 8 * 128 + (piece % 8 ^ row % 8) * 16);
+}
+
+/// From the address of (row, piece) to that of (row + rows, piece + pieces). `rows` is a multiple
+/// of 8, and so is `pieces`; from piece 0 or 1 it may also be even. Constants make it one
+/// instruction.
+template <int kRowBytes>
+__device__ inline std::uint32_t advance(std::uint32_t address, int rows, int pieces) {
+  return (address ^ static_cast<std::uint32_t>(pieces % 8 * 16)) +
+         static_cast<std::uint32_t>(rows * kRowBytes + pieces / 8 * 128);
+}
+
+// ---- global to shared memory --------------------------------------------------------------------
+
+/// What padding rows are copied from: a row of the largest head_dim.
+const __device__ uint4 kZeroRow[32] = {};
+
+__device__ inline const std::byte* zero_row() {
+  return reinterpret_cast<const std::byte*>(kZeroRow);
+}
+
+/// Eight elements from `channel` on, zeros behind head_dim, of a row of any alignment.
+__device__ inline uint4 load_piece(const std::byte* row, int channel, int head_dim) {
+  const auto* elements = reinterpret_cast<const std::uint16_t*>(row);
+  std::uint32_t word[4] = {};
+#pragma unroll
+  for (int i = 0; i < 8; ++i) {
+    const std::uint32_t bits = channel + i < head_dim ? elements[channel + i] : 0;
+    word[i / 2] |= bits << (16 * (i % 2));
+  }
+  return {word[0], word[1], word[2], word[3]};
+}
+
+__device__ inline void store_shared(std::uint32_t address, const uint4& x) {
+  asm volatile("st.shared.v4.u32 [%0], {%1,%2,%3,%4};" ::"r"(address), "r"(x.x), "r"(x.y), "r"(x.z),
+               "r"(x.w)
+               : "memory");
+}
+
+/// Copies kCount rows to a tile, with zeros from head_dim on; all threads of the CTA. `row_at(r)`
+/// is the address of row r. The caller commits, waits and synchronises.
+template <typename V, int kCount, typename RowAt>
+__device__ __forceinline__ void copy_rows(const KernelParams& params, std::byte* tile,
+                                          const RowAt& row_at) {
+  constexpr int kLanes = 8;  // per row
+  constexpr int kPieces = V::kRowBytes / 16;
+  constexpr int kStep = V::kThreads / kLanes;
+  const int head_dim = params.attention.head_dim;
+  const int first_row = static_cast<int>(threadIdx.x) / kLanes;
+  const int first_piece = static_cast<int>(threadIdx.x) % kLanes;
+  const std::uint32_t target = piece_address<V::kRowBytes>(tile, first_row, first_piece);
+  if (params.has_aligned_rows) {
+#pragma unroll
+    for (int r = 0; r < kCount; r += kStep) {
+      const std::byte* row = row_at(first_row + r);
+#pragma unroll
+      for (int piece = 0; piece < kPieces; piece += kLanes) {
+        const bool is_real = (first_piece + piece) * 8 < head_dim;
+        const unsigned offset = is_real ? static_cast<unsigned>((first_piece + piece) * 16) : 0;
+        copy_async_16(advance<V::kRowBytes>(target, r, piece), row + offset, is_real);
+      }
+    }
+    return;
+  }
+#pragma unroll 1
+  for (int r = 0; r < kCount; r += kStep) {
+    const std::byte* row = row_at(first_row + r);
+#pragma unroll 1
+    for (int piece = 0; piece < kPieces; piece += kLanes) {
+      store_shared(advance<V::kRowBytes>(target, r, piece),
+                   load_piece(row, (first_piece + piece) * 8, head_dim));
+    }
+  }
+}
+
+/// Part of a query block that a CTA works on; q_rows may be 0.
+template <typename V>
+__device__ inline QueryBlock query_part(const AttentionParams& p, int cta) {
+  const int parts = (p.block_q + V::kRows - 1) / V::kRows;
+  QueryBlock q = query_block_of(p, cta / parts);
+  const int skipped = cta % parts * V::kRows;
+  q.q_begin += skipped;
+  q.q_rows = max(0, min(q.q_rows - skipped, V::kRows));
+  q.first_position += skipped;
+  return q;
+}
+
+template <typename V>
+__device__ inline void copy_queries(const KernelParams& params, SharedMemory<V>& shared) {
+  const AttentionParams& p = params.attention;
+  const QueryBlock& q = shared.query;
+  copy_rows<V, V::kRows>(params, shared.q, [&](int r) {
+    if (r >= q.q_rows) return zero_row();
+    const index_t element = q.batch * p.q.batch_stride + q.head * p.q.head_stride +
+                            query_token(p, q, q.q_begin + r) * p.q.token_stride;
+    return static_cast<const std::byte*>(p.q.data) +
+           element * static_cast<index_t>(sizeof(typename V::Element));
+  });
+}
+
+/// Exact for powers of two, which all weights but a sequence's last are.
+__device__ inline float log2_weight(int weight) {
+  const bool is_power = (weight & (weight - 1)) == 0;
+  return is_power ? static_cast<float>(31 - __clz(weight)) : log2f(static_cast<float>(weight));
+}
+
+/// Lists the rows of a tile, one thread per row; the warps take turns. Called by all threads.
+template <typename V>
+__device__ inline void list_rows(const AttentionParams& p, SharedMemory<V>& shared, int tile) {
+  const int thread = static_cast<int>(threadIdx.x);
+  if (thread / V::kTileKeys != tile % (V::kThreads / V::kTileKeys)) return;
+  const int r = thread % V::kTileKeys;
+  const QueryBlock& q = shared.query;
+  const KvRow row = shared.stream.at(p, q, shared.window, tile * V::kTileKeys + r);
+  KvAddress address{zero_row(), zero_row()};
+  float bias = 0.0F;
+  if (row.is_real) {
+    address = address_of(p, q, row, sizeof(typename V::Element));
+    bias = log2_weight(row.weight);
+  }
+  TileRows<V::kTileKeys>& rows = shared.rows[tile % 2];
+  rows.k[r] = address.k;
+  rows.v[r] = address.v;
+  rows.bias_log2[r] = bias;
+  rows.last[r] = row.is_real ? row.last : kNever;
+  const bool is_seen_by_all =
+      row.is_real && semantics::is_visible(p.is_causal, row.last, q.first_position);
+  const bool has_same_bias = bias == __shfl_sync(0xFFFFFFFFU, bias, 0);
+  const bool is_run = __all_sync(0xFFFFFFFFU, is_seen_by_all && has_same_bias) != 0;
+  if (lane_id() == 0) rows.run_bias[r / 32] = is_run ? bias : nanf("");
+}
+
+/// Whether all rows of a tile have the bias run_bias[0] and are seen by all queries.
+template <int kKeys>
+__device__ inline bool is_one_run(const TileRows<kKeys>& rows) {
+  bool is_one = rows.run_bias[0] == rows.run_bias[0];
+#pragma unroll
+  for (int i = 1; i < kKeys / 32; ++i) is_one = is_one && rows.run_bias[i] == rows.run_bias[0];
+  return is_one;
+}
+
+// ---- one tile, by warp --------------------------------------------------------------------------
+
+/// s = Q·Kᵀ, unscaled.
+template <typename V>
+__device__ __forceinline__ void multiply_keys(const SharedMemory<V>& shared, Scores<V>& s) {
+  const int lane = lane_id();
+  const std::uint32_t q =
+      piece_address<V::kRowBytes>(shared.q, warp_id() * V::kWarpRows + lane % 16, lane / 16);
+  const std::uint32_t k =
+      piece_address<V::kRowBytes>(shared.k, lane / 16 * 8 + lane % 8, lane / 8 % 2);
+#pragma unroll
+  for (int m = 0; m < V::kRowTiles; ++m) {
+#pragma unroll
+    for (int n = 0; n < V::kTileKeys / 8; ++n) {
+#pragma unroll
+      for (int i = 0; i < 4; ++i) s[m][n][i] = 0.0F;
+    }
+  }
+#pragma unroll
+  for (int step = 0; step < V::kColumns / 16; ++step) {
+    std::uint32_t a[V::kRowTiles][4];
+#pragma unroll
+    for (int m = 0; m < V::kRowTiles; ++m) {
+      load_matrices(a[m], advance<V::kRowBytes>(q, 16 * m, 2 * step));
+    }
+#pragma unroll
+    for (int pair = 0; pair < V::kTileKeys / 16; ++pair) {
+      std::uint32_t b[4];
+      load_matrices(b, advance<V::kRowBytes>(k, 16 * pair, 2 * step));
+#pragma unroll
+      for (int m = 0; m < V::kRowTiles; ++m) {
+        mma_16x8x16<typename V::Element>(s[m][2 * pair], a[m], b[0], b[1]);
+        mma_16x8x16<typename V::Element>(s[m][2 * pair + 1], a[m], b[2], b[3]);
+      }
+    }
+  }
+}
+
+/// Selects -inf where a query does not see a row, so that what the row holds does not matter.
+template <typename V>
+__device__ __forceinline__ void hide_unseen(const AttentionParams& p, const SharedMemory<V>& shared,
+                                            const TileRows<V::kTileKeys>& rows, Scores<V>& s) {
+  int position[V::kRowTiles][2];
+#pragma unroll
+  for (int m = 0; m < V::kRowTiles; ++m) {
+#pragma unroll
+    for (int half = 0; half < 2; ++half) {
+      const int row = warp_id() * V::kWarpRows + 16 * m + 8 * half + lane_id() / 4;
+      position[m][half] = p.is_causal ? shared.query.first_position + row : kSeesAll;
+    }
+  }
+  const int* lasts = rows.last + 2 * (lane_id() % 4);
+#pragma unroll
+  for (int n = 0; n < V::kTileKeys / 8; ++n) {
+    const auto last = *reinterpret_cast<const int2*>(lasts + 8 * n);
+#pragma unroll
+    for (int m = 0; m < V::kRowTiles; ++m) {
+#pragma unroll
+      for (int i = 0; i < 4; ++i) {
+        const bool is_seen = (i % 2 == 0 ? last.x : last.y) <= position[m][i / 2];
+        s[m][n][i] = is_seen ? s[m][n][i] : -INFINITY;
+      }
+    }
+  }
+}
+
+/// Raises the references to the largest logits so far, and scales what was summed by them.
+template <typename V>
+__device__ __forceinline__ void raise_references(const Scores<V>& s, float scale_log2,
+                                                 WarpRows<V>& rows) {
+  float rescale[V::kRowTiles][2];
+  bool is_any_raised = false;
+#pragma unroll
+  for (int m = 0; m < V::kRowTiles; ++m) {
+#pragma unroll
+    for (int half = 0; half < 2; ++half) {
+      float largest = -INFINITY;
+#pragma unroll
+      for (int n = 0; n < V::kTileKeys / 8; ++n) {
+        largest = fmaxf(largest, fmaxf(s[m][n][2 * half], s[m][n][2 * half + 1]));
+      }
+      largest = fmaxf(largest, __shfl_xor_sync(0xFFFFFFFFU, largest, 1));
+      largest = fmaxf(largest, __shfl_xor_sync(0xFFFFFFFFU, largest, 2)) * scale_log2;
+      float& reference = rows.reference[m][half];
+      const bool is_raised = largest > reference;
+      rescale[m][half] = is_raised ? exp2_approx(reference - largest) : 1.0F;
+      reference = is_raised ? largest : reference;
+      is_any_raised |= is_raised;
+    }
+  }
+  if (__any_sync(0xFFFFFFFFU, is_any_raised) == 0) return;
+#pragma unroll
+  for (int m = 0; m < V::kRowTiles; ++m) {
+    rows.sum[m][0] *= rescale[m][0];
+    rows.sum[m][1] *= rescale[m][1];
+#pragma unroll
+    for (int n = 0; n < V::kColumns / 8; ++n) {
+#pragma unroll
+      for (int i = 0; i < 4; ++i) rows.out[m][n][i] *= rescale[m][i / 2];
+    }
+  }
+}
+
+/// s becomes exp2(s·scale + bias - reference). `bias_of(n)` gives the biases of this lane's two
+/// columns of granule n.
+template <typename V, typename BiasOf>
+__device__ __forceinline__ void take_exponentials(float scale_log2, const BiasOf& bias_of,
+                                                  Scores<V>& s, WarpRows<V>& rows) {
+#pragma unroll
+  for (int n = 0; n < V::kTileKeys / 8; ++n) {
+    const float2 bias = bias_of(n);
+#pragma unroll
+    for (int m = 0; m < V::kRowTiles; ++m) {
+#pragma unroll
+      for (int i = 0; i < 4; ++i) {
+        // A row that has seen nothing: -inf minus -inf must not arise.
+        const float reference = rows.reference[m][i / 2];
+        const float base = reference == -INFINITY ? 0.0F : reference;
+        const float constant = (i % 2 == 0 ? bias.x : bias.y) - base;
+        s[m][n][i] = exp2_approx(fmaf(s[m][n][i], scale_log2, constant));
+        rows.sum[m][i / 2] += s[m][n][i];
+      }
+    }
+  }
+}
+
+/// The soft-max step: s becomes the probabilities.
+template <typename V>
+__device__ __forceinline__ void weigh_keys(const AttentionParams& p, const SharedMemory<V>& shared,
+                                           const TileRows<V::kTileKeys>& list, Scores<V>& s,
+                                           WarpRows<V>& rows) {
+  if (is_one_run(list)) {
+    raise_references<V>(s, p.scale_log2, rows);
+    const float2 bias{list.run_bias[0], list.run_bias[0]};
+    take_exponentials<V>(
+        p.scale_log2, [&](int) { return bias; }, s, rows);
+    return;
+  }
+  hide_unseen<V>(p, shared, list, s);
+  raise_references<V>(s, p.scale_log2, rows);
+  const float* bias = list.bias_log2 + 2 * (lane_id() % 4);
+  take_exponentials<V>(
+      p.scale_log2, [&](int n) { return *reinterpret_cast<const float2*>(bias + 8 * n); }, s, rows);
+}
+
+/// O += P·V; P is rounded to the storage type. The accumulators of S are the operands of P as they
+/// lie.
+template <typename V>
+__device__ __forceinline__ void add_values(const SharedMemory<V>& shared, const Scores<V>& s,
+                                           WarpRows<V>& rows) {
+  using Element = typename V::Element;
+  const std::uint32_t v = piece_address<V::kRowBytes>(shared.v, lane_id() % 16, lane_id() / 16);
+#pragma unroll
+  for (int step = 0; step < V::kTileKeys / 16; ++step) {
+    std::uint32_t a[V::kRowTiles][4];
+#pragma unroll
+    for (int m = 0; m < V::kRowTiles; ++m) {
+#pragma unroll
+      for (int i = 0; i < 4; ++i) {
+        const float(&granule)[4] = s[m][2 * step + i / 2];
+        a[m][i] = pack<Element>(granule[2 * (i % 2)], granule[2 * (i % 2) + 1]);
+      }
+    }
+#pragma unroll
+    for (int pair = 0; pair < V::kColumns / 16; ++pair) {
+      std::uint32_t b[4];
+      load_matrices_transposed(b, advance<V::kRowBytes>(v, 16 * step, 2 * pair));
+#pragma unroll
+      for (int m = 0; m < V::kRowTiles; ++m) {
+        mma_16x8x16<Element>(rows.out[m][2 * pair], a[m], b[0], b[1]);
+        mma_16x8x16<Element>(rows.out[m][2 * pair + 1], a[m], b[2], b[3]);
+      }
+    }
+  }
+}
+
+// ---- the loop -----------------------------------------------------------------------------------
+
+/// All tiles of the window in shared memory. Called and left with all threads in step.
+template <typename V>
+__device__ __forceinline__ void attend_window(const KernelParams& params, SharedMemory<V>& shared,
+                                              WarpRows<V>& rows) {
+  const AttentionParams& p = params.attention;
+  if (shared.stream.rows() == 0) return;
+  const bool has_rows = warp_id() * V::kWarpRows < shared.query.q_rows;
+  list_rows<V>(p, shared, 0);
+  __syncthreads();
+  copy_rows<V, V::kTileKeys>(params, shared.k, [&](int r) { return shared.rows[0].k[r]; });
+  commit_copies();
+  for (int tile = 0; tile * V::kTileKeys < shared.stream.rows(); ++tile) {
+    const bool has_next = (tile + 1) * V::kTileKeys < shared.stream.rows();
+    const TileRows<V::kTileKeys>& list = shared.rows[tile % 2];
+    const TileRows<V::kTileKeys>& next = shared.rows[(tile + 1) % 2];
+    Scores<V> s;
+    wait_copies<0>();
+    __syncthreads();
+    copy_rows<V, V::kTileKeys>(params, shared.v, [&](int r) { return list.v[r]; });
+    commit_copies();
+    if (has_next) list_rows<V>(p, shared, tile + 1);
+    if (has_rows) multiply_keys<V>(shared, s);
+    wait_copies<0>();
+    __syncthreads();
+    if (has_next) {
+      copy_rows<V, V::kTileKeys>(params, shared.k, [&](int r) { return next.k[r]; });
+      commit_copies();
+    }
+    if (has_rows) {
+      weigh_keys<V>(p, shared, list, s, rows);
+      add_values<V>(shared, s, rows);
+    }
+  }
+}
+
+// ---- the result ---------------------------------------------------------------------------------
+
+template <typename Element>
+__device__ inline void store_pair(Element* row, int channel, const KernelParams& params, float low,
+                                  float high) {
+  const int head_dim = params.attention.head_dim;
+  if (params.has_aligned_rows) {
+    if (channel < head_dim) {
+      *reinterpret_cast<std::uint32_t*>(row + channel) = pack<Element>(low, high);
+    }
+    return;
+  }
+  if (channel < head_dim) row[channel] = from_float<Element>(low);
+  if (channel + 1 < head_dim) row[channel + 1] = from_float<Element>(high);
+}
+
+/// Writes out and lse of the warp's rows.
+template <typename V>
+__device__ __forceinline__ void store_rows(const KernelParams& params, const QueryBlock& q,
+                                           const WarpRows<V>& rows) {
+  using Element = typename V::Element;
+  const AttentionParams& p = params.attention;
+#pragma unroll
+  for (int m = 0; m < V::kRowTiles; ++m) {
+#pragma unroll
+    for (int half = 0; half < 2; ++half) {
+      semantics::SoftmaxState<float> state{rows.reference[m][half], rows.sum[m][half]};
+      state.sum += __shfl_xor_sync(0xFFFFFFFFU, state.sum, 1);
+      state.sum += __shfl_xor_sync(0xFFFFFFFFU, state.sum, 2);
+      const int row = warp_id() * V::kWarpRows + 16 * m + 8 * half + lane_id() / 4;
+      if (row >= q.q_rows) continue;
+      const index_t token = query_token(p, q, q.q_begin + row);
+      auto* out = reinterpret_cast<Element*>(p.out.data) + q.batch * p.out.batch_stride +
+                  q.head * p.out.head_stride + token * p.out.token_stride;
+      const float normaliser = semantics::normaliser(state);
+#pragma unroll
+      for (int n = 0; n < V::kColumns / 8; ++n) {
+        store_pair(out, 8 * n + 2 * (lane_id() % 4), params, rows.out[m][n][2 * half] * normaliser,
+                   rows.out[m][n][2 * half + 1] * normaliser);
+      }
+      if (p.lse != nullptr && lane_id() % 4 == 0) {
+        state.max *= std::numbers::ln2_v<float>;
+        const index_t head = static_cast<index_t>(q.batch) * p.heads_q + q.head;
+        p.lse[head * p.len_q + token] = semantics::log_sum_exp(state);
+      }
+    }
+  }
+}
+
+/// Recomputes rows that hold a NaN, which may come from a value that they do not see.
+template <typename V>
+__device__ __forceinline__ void repair_rows(const AttentionParams& p, const QueryBlock& q,
+                                            const WarpRows<V>& rows) {
+  bool is_lost = false;  // row 8·(lane % 4) + lane / 4 of the warp holds a NaN
+#pragma unroll
+  for (int eighth = 0; eighth < 2 * V::kRowTiles; ++eighth) {
+    bool has_nan = false;
+#pragma unroll
+    for (int n = 0; n < V::kColumns / 8; ++n) {
+      const float(&out)[4] = rows.out[eighth / 2][n];
+      has_nan |= isnan(out[2 * (eighth % 2)]) || isnan(out[2 * (eighth % 2) + 1]);
+    }
+    const unsigned lanes = __ballot_sync(0xFFFFFFFFU, has_nan);
+    const bool has_row_nan = ((lanes >> (lane_id() / 4 * 4)) & 0xFU) != 0;
+    if (lane_id() % 4 == eighth) is_lost = has_row_nan;
+  }
+  for (unsigned lost = __ballot_sync(0xFFFFFFFFU, is_lost); lost != 0; lost &= lost - 1) {
+    const int lane = __ffs(static_cast<int>(lost)) - 1;
+    const int row = warp_id() * V::kWarpRows + 8 * (lane % 4) + lane / 4;
+    if (row < q.q_rows) recompute_row<typename V::Element>(p, q, row);
+  }
+}
+
+template <typename V>
+__global__ void __launch_bounds__(V::kThreads, V::kCtasPerSm)
+    attention_kernel(const __grid_constant__ KernelParams params) {
+  extern __shared__ __align__(128) std::byte shared_bytes[];
+  auto& shared = *reinterpret_cast<SharedMemory<V>*>(shared_bytes);
+  const AttentionParams& p = params.attention;
+  if (threadIdx.x == 0) {
+    shared.query = query_part<V>(p, static_cast<int>(blockIdx.x));
+    shared.end_block = readable_blocks(p, shared.query);
+  }
+  __syncthreads();
+  const QueryBlock& q = shared.query;
+  if (q.q_rows == 0) return;
+  copy_queries<V>(params, shared);
+  commit_copies();
+
+  WarpRows<V> rows;
+#pragma unroll
+  for (int m = 0; m < V::kRowTiles; ++m) rows.reference[m][0] = rows.reference[m][1] = -INFINITY;
+  for (int first = 0; first < shared.end_block; first = shared.window.first_block + kWindowBlocks) {
+    __syncthreads();  // nobody reads the last window any more
+    list_window(p, q, first, shared.end_block, shared.window, warp_id(), V::kWarps);
+    __syncthreads();
+    if (threadIdx.x == 0) shared.stream = KvStream(p, shared.window);
+    __syncthreads();
+    attend_window<V>(params, shared, rows);
+  }
+  wait_copies<0>();
+  store_rows<V>(params, q, rows);
+  __syncwarp();
+  if (p.is_causal) repair_rows<V>(p, q, rows);
+}
+
+}  // namespace psa::cuda::sm80

@@ -1,0 +1,120 @@
+// SPDX-License-Identifier: Apache-2.0
+#include <cudaTypedefs.h>
+#include <cuda_runtime.h>
+
+#include <optional>
+
+#include "cuda/attention/kv_maps.cuh"
+#include "cuda/launch.cuh"
+#include "semantics/pooling.hpp"
+
+namespace psa::cuda {
+namespace {
+
+constexpr int kGroupRows = 8;
+
+/// The driver's function, found at run time so that nothing links libcuda.
+PFN_cuTensorMapEncodeTiled_v12000 encode_function() {
+  static const auto kFunction = [] {
+    void* function = nullptr;
+    cudaDriverEntryPointQueryResult found{};
+    check_cuda(cudaGetDriverEntryPointByVersion("cuTensorMapEncodeTiled", &function, 12000,
+                                                cudaEnableDefault, &found),
+               "cuTensorMapEncodeTiled");
+    return reinterpret_cast<PFN_cuTensorMapEncodeTiled_v12000>(function);
+  }();
+  return kFunction;
+}
+
+/// A level's rows as the five dimensions above.
+struct View {
+  const void* data;
+  cuuint64_t heads_inside, groups, heads_outside;
+  cuuint64_t row_bytes, outside_bytes;
+};
+
+/// How a caller's [B, H, L, D] tensor folds into the view: heads next to the columns when they lie
+/// there ([B, L, H, D] memory), else batch and heads as one dimension.
+std::optional<HeadCoordinates> fold_heads(const TokenRows& t, const AttentionParams& p,
+                                          View& view) {
+  constexpr int kElementBytes = 2;
+  const int halves = p.head_dim / 64;
+  view.data = t.data;
+  view.groups = static_cast<cuuint64_t>(p.len_kv / kGroupRows);
+  view.row_bytes = static_cast<cuuint64_t>(t.token_stride * kElementBytes);
+  if (p.heads_kv > 1 && t.head_stride == p.head_dim) {
+    view.heads_inside = static_cast<cuuint64_t>(p.heads_kv);
+    view.heads_outside = static_cast<cuuint64_t>(p.batch);
+    view.outside_bytes = static_cast<cuuint64_t>(t.batch_stride * kElementBytes);
+    return HeadCoordinates{halves, 0, 1};
+  }
+  const bool folds = p.batch == 1 || t.batch_stride == p.heads_kv * t.head_stride;
+  if (!folds) return std::nullopt;
+  view.heads_inside = 1;
+  view.heads_outside = static_cast<cuuint64_t>(p.batch) * static_cast<cuuint64_t>(p.heads_kv);
+  view.outside_bytes = static_cast<cuuint64_t>(t.head_stride * kElementBytes);
+  return HeadCoordinates{0, 1, p.heads_kv};
+}
+
+View pooled_view(const AttentionParams& p, const std::byte* data, index_t rows) {
+  const auto row_bytes = static_cast<cuuint64_t>(p.head_dim * 2);
+  return {data,
+          1,
+          static_cast<cuuint64_t>(rows / kGroupRows),
+          static_cast<cuuint64_t>(p.batch) * static_cast<cuuint64_t>(p.heads_kv),
+          row_bytes,
+          static_cast<cuuint64_t>(rows) * row_bytes};
+}
+
+/// False where the hardware's rules on strides and sizes do not allow the view.
+bool encode(CUtensorMap* map, const View& view, int head_dim, int piece_rows, DType dtype) {
+  const auto halves = static_cast<cuuint64_t>(head_dim / 64);
+  if (view.groups == 0 || piece_rows < kGroupRows) return false;
+  // A dimension of one element still needs a stride that the hardware accepts.
+  const cuuint64_t outside = view.heads_outside == 1 ? view.row_bytes : view.outside_bytes;
+  const cuuint64_t sizes[] = {64, kGroupRows, halves * view.heads_inside, view.groups,
+                              view.heads_outside};
+  const cuuint64_t strides[] = {view.row_bytes, 128, kGroupRows * view.row_bytes, outside};
+  const cuuint32_t box[] = {64, kGroupRows, static_cast<cuuint32_t>(halves),
+                            static_cast<cuuint32_t>(piece_rows / kGroupRows), 1};
+  const cuuint32_t steps[] = {1, 1, 1, 1, 1};
+  return encode_function()(map,
+                           dtype == DType::kF16 ? CU_TENSOR_MAP_DATA_TYPE_FLOAT16
+                                                : CU_TENSOR_MAP_DATA_TYPE_BFLOAT16,
+                           5, const_cast<void*>(view.data), sizes, strides, box, steps,
+                           CU_TENSOR_MAP_INTERLEAVE_NONE, CU_TENSOR_MAP_SWIZZLE_128B,
+                           CU_TENSOR_MAP_L2_PROMOTION_L2_256B,
+                           CU_TENSOR_MAP_FLOAT_OOB_FILL_NONE) == CUDA_SUCCESS;
+}
+
+}  // namespace
+
+KvMaps make_kv_maps(const AttentionParams& p, DType dtype) {
+  KvMaps maps{};
+  if (p.head_dim != 64 && p.head_dim != 128) return maps;
+  View k{};
+  View v{};
+  const auto k_head = fold_heads(p.k, p, k);
+  const auto v_head = fold_heads(p.v, p, v);
+  if (k_head && v_head && p.kv_order.index == nullptr &&
+      encode(&maps.k[0], k, p.head_dim, p.block_kv, dtype) &&
+      encode(&maps.v[0], v, p.head_dim, p.block_kv, dtype)) {
+    maps.k_head = *k_head;
+    maps.v_head = *v_head;
+    maps.mapped_codes |= 1U << semantics::kFinestLevel;
+  }
+  for (int code = semantics::kFinestLevel + 1; code < kNumLevelCodes; ++code) {
+    if (((p.readable_codes >> code) & 1U) == 0) continue;
+    const index_t piece = p.block_kv / semantics::pool_factor(code, p.block_kv);
+    const index_t rows = p.pooled_rows[code];
+    if (encode(&maps.k[code - 1], pooled_view(p, p.pooled_k[code], rows), p.head_dim,
+               static_cast<int>(piece), dtype) &&
+        encode(&maps.v[code - 1], pooled_view(p, p.pooled_v[code], rows), p.head_dim,
+               static_cast<int>(piece), dtype)) {
+      maps.mapped_codes |= 1U << code;
+    }
+  }
+  return maps;
+}
+
+}  // namespace psa::cuda

@@ -1,0 +1,77 @@
+// SPDX-License-Identifier: Apache-2.0
+#pragma once
+
+// Shared memory of the sm_90a attention kernel: slots for tiles, their barriers, and notes.
+
+#include <cstddef>
+#include <cstdint>
+
+#include "cuda/attention/kv_stream.cuh"
+#include "cuda/device/barrier.cuh"
+#include "cuda/device/wgmma.cuh"
+
+namespace psa::cuda::sm90 {
+
+inline constexpr int kWarpgroup = 128;
+inline constexpr int kThreads = 3 * kWarpgroup;
+inline constexpr int kQueryRows = 128;
+inline constexpr int kProducerRegisters = 72;
+inline constexpr int kConsumerRegisters = 216;
+
+enum NamedBarrier : int { kProducerBarrier = 1, kTurnBarrier = 2 };  // kTurnBarrier + consumer
+
+/// What the consumers must know of a tile beside its numbers.
+template <int kRows>
+struct TileNotes {
+  float bias[kRows / 8];  // log2 of the weight of a granule's rows
+  // Of masked tiles, by column: what is added to its logits (-inf: no such row), and the last
+  // position that it stands for. Read in pairs.
+  alignas(8) float adjust[kRows];
+  alignas(8) int last[kRows];
+  std::uint8_t is_masked[4];  // by producer warp
+  int item;                   // query block; kNoItem: no work is left
+  bool is_last;               // of its query block
+};
+inline constexpr int kNoItem = -1;
+
+/// Arrivals of a producer warp at a full slot: its copying threads, and one for its notes.
+inline constexpr int kWarpFillers = 32 + 1;
+
+template <typename Traits>
+struct SharedStorage {
+  static constexpr int kHalves = Traits::kHeadDim / 64;
+  static constexpr int kGranuleBytes = kHalves * static_cast<int>(kHalfBytes);
+  static constexpr int kQueryBytes = kQueryRows / 8 * kGranuleBytes;
+  static constexpr int kTileBytes = Traits::kTileKv / 8 * kGranuleBytes;
+
+  /// Notes outlive their K slot: a consumer reads them until its soft-max is done.
+  static constexpr int kNoteSlots = Traits::kKeyStages + 1;
+
+  alignas(1024) std::byte q[kQueryBytes];
+  alignas(1024) std::byte k[Traits::kKeyStages][kTileBytes];
+  alignas(1024) std::byte v[Traits::kValueStages][kTileBytes];
+  TileNotes<Traits::kTileKv> notes[kNoteSlots];
+  KvWindow window;
+  int next_item;
+  Barrier q_full, q_empty;
+  Barrier k_full[Traits::kKeyStages], k_empty[Traits::kKeyStages];
+  Barrier v_full[Traits::kValueStages], v_empty[Traits::kValueStages];
+};
+
+/// A value that is the same in all lanes, told to the compiler, which then keeps what follows from
+/// it in the uniform registers that wgmma takes its descriptors from.
+__device__ inline int uniform(int x) { return __shfl_sync(0xFFFFFFFFU, x, 0); }
+
+/// Position in a ring of slots whose barriers complete once per round.
+template <int kSlots>
+struct RingIndex {
+  int slot = 0;
+  std::uint32_t parity = 0;
+  __device__ void advance() {
+    if (++slot < kSlots) return;
+    slot = 0;
+    parity ^= 1U;
+  }
+};
+
+}  // namespace psa::cuda::sm90
