@@ -8,7 +8,6 @@ For each shape and dtype, interleaved: PyTorch dense, psa dense (every block at 
 Needs torch and numpy; nothing else of the project does.
 """
 import argparse
-import ctypes
 import json
 import os
 import platform
@@ -20,86 +19,11 @@ import time
 import torch
 import torch.nn.functional as F
 
-DTYPES = {"f32": (torch.float32, 0), "bf16": (torch.bfloat16, 2)}
+from psa_abi import Psa
+
+DTYPES = {"f32": torch.float32, "bf16": torch.bfloat16}
 SHAPES = ((16384, 64), (8192, 128))
 HEADS = 4
-
-
-class Tensor(ctypes.Structure):
-    _fields_ = [("data", ctypes.c_void_p), ("dtype", ctypes.c_int32), ("device_type", ctypes.c_int32),
-                ("device_index", ctypes.c_int32), ("reserved", ctypes.c_int32),
-                ("shape", ctypes.c_int64 * 4), ("stride", ctypes.c_int64 * 4)]
-
-
-class Problem(ctypes.Structure):
-    _fields_ = ([("struct_size", ctypes.c_uint32)]
-                + [(n, ctypes.c_int32) for n in ("dtype_q", "dtype_kv", "dtype_out")]
-                + [(n, ctypes.c_int64) for n in ("batch", "heads_q", "heads_kv", "len_q", "len_kv",
-                                                 "head_dim", "grid_frames", "grid_height",
-                                                 "grid_width", "text_tokens")]
-                + [(n, ctypes.c_int32) for n in ("text_side", "device_type", "device_index",
-                                                 "reserved")])
-
-
-class Io(ctypes.Structure):
-    _fields_ = [("struct_size", ctypes.c_uint32), ("reserved", ctypes.c_int32), ("q", Tensor),
-                ("k", Tensor), ("v", Tensor), ("out", Tensor), ("lse", ctypes.c_void_p),
-                ("kv_lengths", ctypes.c_void_p), ("scores", ctypes.c_void_p),
-                ("levels", ctypes.c_void_p), ("levels_out", ctypes.c_void_p)]
-
-
-class Options(ctypes.Structure):
-    _fields_ = [("struct_size", ctypes.c_uint32), ("num_threads", ctypes.c_int32),
-                ("backend", ctypes.c_char_p), ("isa", ctypes.c_char_p),
-                ("parallel_for", ctypes.c_void_p), ("parallel_context", ctypes.c_void_p)]
-
-
-class Psa:
-    """The few calls of psa.h that this benchmark needs."""
-
-    def __init__(self, path):
-        self.lib = ctypes.CDLL(path)
-        self.lib.psa_last_error.restype = ctypes.c_char_p
-
-    def check(self, status):
-        if status != 0:
-            raise RuntimeError(self.lib.psa_last_error().decode())
-
-    def view(self, t, dtype):
-        return Tensor(t.data_ptr(), dtype, 0, 0, 0, (ctypes.c_int64 * 4)(*t.shape),
-                      (ctypes.c_int64 * 4)(*t.stride()))
-
-    def prepare(self, q, k, v, out, dtype, density, threads):
-        """A function that runs one call."""
-        problem, io, options = Problem(), Io(), Options()
-        config = ctypes.create_string_buffer(4096)  # opaque here: init and set_density fill it
-        self.lib.psa_problem_init(ctypes.byref(problem))
-        self.lib.psa_config_init(config)
-        self.lib.psa_io_init(ctypes.byref(io))
-        self.lib.psa_plan_options_init(ctypes.byref(options))
-        options.num_threads = threads
-        batch, heads, length, head_dim = q.shape
-        problem.batch, problem.heads_q, problem.heads_kv = batch, heads, heads
-        problem.len_q = problem.len_kv = length
-        problem.head_dim = head_dim
-        problem.dtype_q = problem.dtype_kv = problem.dtype_out = dtype
-        self.check(self.lib.psa_config_set_density(config, ctypes.c_double(density)))
-        plan = ctypes.c_void_p()
-        self.check(self.lib.psa_plan_create(ctypes.byref(problem), config, ctypes.byref(options),
-                                            ctypes.byref(plan)))
-        size = ctypes.c_size_t()
-        self.check(self.lib.psa_plan_workspace_size(plan, ctypes.byref(size)))
-        workspace = torch.empty(size.value + 64, dtype=torch.uint8)
-        base = (workspace.data_ptr() + 63) // 64 * 64
-        io.q, io.k, io.v, io.out = (self.view(t, dtype) for t in (q, k, v, out))
-
-        def call():
-            del_guard = workspace  # the closure keeps the memory alive
-            self.check(self.lib.psa_forward(plan, ctypes.byref(io), ctypes.c_void_p(base), size,
-                                            None, None))
-            return del_guard
-
-        return call
 
 
 def milliseconds(call):
@@ -109,14 +33,14 @@ def milliseconds(call):
 
 
 def run_case(psa, name, length, head_dim, args):
-    dtype, code = DTYPES[name]
+    dtype = DTYPES[name]
     torch.manual_seed(0)
     q, k, v = (torch.randn(1, HEADS, length, head_dim).to(dtype) for _ in range(3))
     out = torch.empty_like(q)
     calls = {
         "torch": lambda: F.scaled_dot_product_attention(q, k, v),
-        "psa_dense": psa.prepare(q, k, v, out, code, 1.0, args.threads),
-        "psa": psa.prepare(q, k, v, out, code, args.density, args.threads),
+        "psa_dense": psa.prepare(q, k, v, out, {"density": 1.0}, threads=args.threads),
+        "psa": psa.prepare(q, k, v, out, {"density": args.density}, threads=args.threads),
     }
     reference = calls["torch"]()
     calls["psa_dense"]()
