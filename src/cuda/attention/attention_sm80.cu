@@ -5,6 +5,7 @@
 
 #include <cstdint>
 #include <limits>
+#include <string>
 
 #include "cuda/attention/kernel_sm80.cuh"
 #include "cuda/attention/params.hpp"

@@ -5,6 +5,7 @@
 #include <algorithm>
 
 #include "cuda/attention/kernel_sm90.cuh"
+#include "cuda/grid.hpp"
 #include "cuda/launch.cuh"
 #include "cuda/stages.hpp"
 
@@ -37,7 +38,7 @@ void launch(const StageContext& context, const AttentionParams& p) {
   using Variant = Traits<kDType, kHeadDim>;
   constexpr std::size_t kSharedBytes = sm90::shared_bytes<Variant>();
   static_assert(kSharedBytes <= 227 * 1024);
-  const int items = p.batch * p.heads_q * p.num_q_blocks;
+  const auto items = static_cast<int>(grid_of(index_t{p.batch} * p.heads_q * p.num_q_blocks));
   const KvMaps maps = make_kv_maps(p, kDType);
   const cudaStream_t stream = stream_of(context.stream);
   allow_shared_memory(&sm90::attention_kernel<Variant>, kSharedBytes);

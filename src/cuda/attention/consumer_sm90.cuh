@@ -7,6 +7,7 @@
 #include <climits>
 #include <cmath>
 #include <cstdint>
+#include <numbers>
 
 #include "cuda/attention/kv_stream.cuh"
 #include "cuda/attention/recompute.cuh"
@@ -14,6 +15,7 @@
 #include "cuda/device/barrier.cuh"
 #include "cuda/device/element.cuh"
 #include "cuda/device/wgmma.cuh"
+#include "semantics/online_softmax.hpp"
 
 namespace psa::cuda::sm90 {
 
@@ -257,17 +259,18 @@ struct Consumer {
   }
 
   __device__ void store(const QueryBlock& q) const {
+    constexpr auto kLn2 = std::numbers::ln2_v<float>;
 #pragma unroll
     for (int row = 0; row < 2; ++row) {
-      const float total = quad_sum(sum[row]);
+      const semantics::SoftmaxState<float> state{max[row] * p.scale_log2 * kLn2,
+                                                 quad_sum(sum[row])};
       const int r = first_row() + 8 * row;
       if (r >= q.q_rows) continue;
-      const float scale = total == 0.0F ? 0.0F : 1.0F / total;  // S-7
+      const float scale = semantics::normaliser(state);
       const index_t token = query_token(p, q, q.q_begin + r);
       if (p.lse != nullptr && lane % 4 == 0) {
-        constexpr float kLn2 = 0.693147180559945309F;
-        const index_t at = (static_cast<index_t>(q.batch) * p.heads_q + q.head) * p.len_q + token;
-        p.lse[at] = total == 0.0F ? -INFINITY : (max[row] * p.scale_log2 + log2f(total)) * kLn2;
+        const index_t head = static_cast<index_t>(q.batch) * p.heads_q + q.head;
+        p.lse[head * p.len_q + token] = semantics::log_sum_exp(state);
       }
       std::byte* line = p.out.data + (q.batch * p.out.batch_stride + q.head * p.out.head_stride +
                                       token * p.out.token_stride) *

@@ -45,7 +45,7 @@ __device__ inline void add_key(const AttentionParams& p, const QueryBlock& q, co
   const float logit = p.scale_log2 * dot + log2f(static_cast<float>(key.weight));
   const float max = fmaxf(row.state.max, logit);
   const float rescale = row.state.max == max ? 1.0F : exp2f(row.state.max - max);
-  const float probability = exp2f(logit - max);
+  const float probability = logit == -INFINITY ? 0.0F : exp2f(logit - max);
   row.state = {max, row.state.sum * rescale + probability};
 #pragma unroll
   for (int i = 0; i < SlowRow::kLaneChannels; ++i) {
@@ -67,8 +67,8 @@ __device__ inline bool is_all_nan(const SlowRow& row, int head_dim) {
   return __all_sync(0xFFFFFFFFU, is_nan) != 0;
 }
 
-/// Writes row `row_in_block` of the query block to out again. All lanes of a warp; what they wrote
-/// to that row before must be ordered by __syncwarp.
+/// Writes row `row_in_block` of the query block to out again; lse stays as it is. All lanes of a
+/// warp; what they wrote to that row before must be ordered by __syncwarp.
 template <typename Element>
 __device__ void recompute_row(const AttentionParams& p, const QueryBlock& q, int row_in_block) {
   const int lane = static_cast<int>(threadIdx.x % 32);
