@@ -17,7 +17,7 @@
 // row_search.cuh says how a cut is found. Every decision is a function of semantics::, so that the
 // map is bit-equal to the reference's for the same importance.
 //
-// A CTA works on one query block of some heads, which share what does not depend on importance:
+// A CTA works on one query block of several heads, which share what does not depend on importance:
 // which blocks are forced is found once, together. Then each warp works on a row, and none waits
 // for another. On rows of more than 4096 blocks 8 warps work together; rows that are too long for
 // shared memory compute the bits again in every pass.
@@ -26,7 +26,9 @@
 // rows would hand in other targets.
 //
 // Cost: one read of the importance (two under the threshold rule) and one byte written per block;
-// bound by instructions, some 100 per block in the usual case that two histograms lead to a cut.
+// bound by instructions, by quota 3,400 of a warp for a row of 591 blocks. On an H100 7,092 such
+// rows take 43 us by quota and 70 us by threshold, 14,184 rows of 1,182 blocks 123 and 234 us;
+// importance that is all but equal, or mostly 0, takes a third longer.
 
 #include "core/backend.hpp"
 #include "cuda/device/kv_rows.cuh"
@@ -50,7 +52,7 @@ struct CtaShape {
   static constexpr int kThreads = kRows * kWarps * kWarp;
 };
 using ShortRows = CtaShape<1, 4, true>;
-using MiddleRows = CtaShape<1, 2, true>;  // four at a time would leave most of an SM idle
+using MiddleRows = CtaShape<1, 2, true>;  // four at a time: 300 instead of 222 us at 6000 x 3000
 using LongRow = CtaShape<8, 1, true>;
 using EndlessRow = CtaShape<8, 1, false>;
 constexpr int kMaxShortRow = 1536;  // blocks
@@ -212,7 +214,8 @@ struct Row {
     bool is_holding = false;
     std::uint32_t held_bin = 0;
     float held_importance = 0.0F;
-    constexpr int kUnroll = kByQuota ? 4 : 1;
+    // 1 makes the threshold rule a third slower (95 instead of 70 us on 7,092 rows of 591, H100).
+    constexpr int kUnroll = kByQuota ? 4 : 2;
 #pragma unroll kUnroll
     for (int j = threads.thread; j < shape.visible; j += threads.kCount) {
       const std::uint32_t offset = position_of(j) - bracket.low;
