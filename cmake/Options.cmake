@@ -34,12 +34,13 @@ if(PSA_WERROR)
 endif()
 
 # nvcc: CMake 3.25 silently drops the C++20 of a standard property for nvcc 13, so the flag is given
-# here. -lineinfo lets profilers and compute-sanitizer name lines; it changes no code.
+# here. -lineinfo lets profilers and compute-sanitizer name lines; it changes no code, but doubles the
+# library.
 string(JOIN "," PSA_HOST_WARNINGS -Wall -Wextra -Wshadow -Wdouble-promotion)
 target_compile_options(
   psa_options
   INTERFACE $<$<COMPILE_LANGUAGE:CUDA>:-std=c++20>
-            $<$<COMPILE_LANGUAGE:CUDA>:-lineinfo>
+            $<$<AND:$<COMPILE_LANGUAGE:CUDA>,$<CONFIG:RelWithDebInfo>>:-lineinfo>
             $<$<COMPILE_LANGUAGE:CUDA>:--expt-relaxed-constexpr>
             "$<$<COMPILE_LANGUAGE:CUDA>:-Xcompiler=-fvisibility=hidden,${PSA_HOST_WARNINGS}>")
 if(PSA_WERROR)

@@ -161,8 +161,8 @@ struct Backend {
   const char* (*why_not)(const Geometry&, Device);
   /// Importance is estimated for as many query blocks at a time as fit in this, at least.
   std::size_t chunk_bytes;
-  std::size_t (*scratch_bytes)(
-      const Geometry&);  ///< per worker, the largest need of any stage; a multiple of 64
+  /// Per worker, the largest need of any stage on the current device; a multiple of 64.
+  std::size_t (*scratch_bytes)(const Geometry&);
   std::size_t (*cluster_bytes)(const Geometry&);               ///< per worker, a multiple of 64
   void (*cluster)(const StageContext&, const ClusterParams&);  ///< may be null: see why_not
   void (*pyramid)(const StageContext&, const PyramidParams&);

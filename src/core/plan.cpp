@@ -60,14 +60,15 @@ Plan::Plan(const Geometry& geometry, const Backend& backend, Device device,
       backend_(&backend),
       device_{device.type, backend.memory->is_host() ? 0 : device.index},
       executor_(make_executor(options, *backend.memory)) {
+  const CurrentDevice current = make_current();
   if (!is_dense(geometry_.config)) static_order_ = make_static_order(geometry_);
   if (!memory().is_host() && !static_order_.empty()) copy_order_to_device();
   chunk_q_blocks_ = chunk_rows(geometry_, backend);
+  scratch_bytes_ = backend.scratch_bytes(geometry_);
   lay_out(nullptr, &workspace_bytes_);
 }
 
 void Plan::copy_order_to_device() {
-  const CurrentDevice current = make_current();
   const std::size_t bytes = static_order_.size() * sizeof(std::int32_t);
   device_order_ = {memory().allocate(bytes), Release{&memory()}};
   memory().copy(bytes_copy(device_order_.get(), static_order_.data(), bytes), Stream{});
@@ -104,7 +105,7 @@ Workspace Plan::lay_out(std::byte* base, std::size_t* bytes) const {
   const index_t row_floats = shape.heads_q * geometry_.num_kv_blocks;
   ws.importance = ledger.take<float>(elements(chunk_q_blocks_ * row_floats));
   ws.levels = ledger.take<LevelCode>(elements(shape.batch * geometry_.num_q_blocks * row_floats));
-  ws.scratch = ledger.take<std::byte>(workers * backend_->scratch_bytes(geometry_));
+  ws.scratch = ledger.take<std::byte>(workers * scratch_bytes_);
   *bytes = ledger.bytes();
   return ws;
 }
@@ -125,7 +126,7 @@ Workspace Plan::carve(std::span<std::byte> workspace) const {
 }
 
 StageContext Plan::context(const Workspace& ws, Stream stream) const {
-  return {geometry_, executor_, ws.scratch, backend_->scratch_bytes(geometry_), stream};
+  return {geometry_, executor_, ws.scratch, scratch_bytes_, stream};
 }
 
 std::string Plan::describe() const {

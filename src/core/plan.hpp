@@ -102,6 +102,7 @@ class Plan {
   std::vector<std::int32_t> static_order_;
   std::unique_ptr<void, Release> device_order_;  ///< static_order_ where the host's is not read
   index_t chunk_q_blocks_ = 0;
+  std::size_t scratch_bytes_ = 0;  ///< of each worker, on this device
   std::size_t workspace_bytes_ = 0;
 
   [[nodiscard]] CurrentDevice make_current() const { return {memory(), device_.index}; }

@@ -71,8 +71,8 @@ Devices find_devices() {
 }
 
 const Devices& devices() {
-  static const Devices kDevices = find_devices();
-  return kDevices;
+  static const Devices found = find_devices();
+  return found;
 }
 
 bool runs_sm90a(int capability) { return capability == kHopper; }
@@ -168,8 +168,8 @@ constinit const core::Backend kSm90a = make_table("sm_90a", why_not_sm90a, atten
 constinit const core::Backend kSm80 = make_table("sm_80", why_not_sm80, attention_sm80);
 
 const std::vector<core::BackendEntry>& entries() {
-  static const std::vector<core::BackendEntry> kEntries = make_entries();
-  return kEntries;
+  static const std::vector<core::BackendEntry> all = make_entries();
+  return all;
 }
 
 }  // namespace psa::cuda

@@ -8,9 +8,9 @@ namespace psa::cuda {
 
 const std::vector<core::BackendEntry>& entries() {
   static constexpr const char* kReason = "psa was built without CUDA (PSA_CUDA)";
-  static const std::vector<core::BackendEntry> kEntries{{nullptr, "cuda", "sm_90a", kReason},
-                                                        {nullptr, "cuda", "sm_80", kReason}};
-  return kEntries;
+  static const std::vector<core::BackendEntry> none{{nullptr, "cuda", "sm_90a", kReason},
+                                                    {nullptr, "cuda", "sm_80", kReason}};
+  return none;
 }
 
 }  // namespace psa::cuda

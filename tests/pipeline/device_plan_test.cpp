@@ -174,9 +174,20 @@ TEST(DevicePlan, RunsOnItsOwnDeviceAndLeavesTheCurrentOne) {
   EXPECT_EQ(walled_counts().current, 0);
   const core::Plan plan = walled_plan(problem, {DeviceType::kCuda, 1});
   EXPECT_EQ(walled_counts().current, 0);
-  static_cast<void>(call_plan(plan, qkv));
-  EXPECT_EQ(walled_counts().current, 0);
+  Tensor out(qkv.q.shape(), DType::kF32);
+  GuardedBuffer workspace(plan.workspace_bytes());
+  DeviceCopies copies(plan.memory(), 1);
+  core::CallIo io;
+  io.q = copies.in(qkv.q.view());
+  io.k = copies.in(qkv.k.view());
+  io.v = copies.in(qkv.v.view());
+  io.out = copies.out(out.view());
+  plan.forward(
+      io, {copies.out(workspace.data(), static_cast<index_t>(workspace.size())), workspace.size()},
+      nullptr);
   EXPECT_EQ(walled_counts().last_stage_on, 1);
+  EXPECT_EQ(walled_counts().current, 0);
+  copies.finish();
   EXPECT_NE(plan.describe().find("device 1"), std::string::npos) << plan.describe();
 }
 

@@ -1,11 +1,13 @@
 // SPDX-License-Identifier: Apache-2.0
 #include "support/walled_device.hpp"
 
+#include <gtest/gtest.h>
 #include <sys/mman.h>
 
 #include <algorithm>
 #include <deque>
 #include <functional>
+#include <iterator>
 #include <map>
 #include <mutex>
 #include <new>
@@ -120,8 +122,32 @@ class ClampedLengths {
   std::vector<std::int32_t> lengths_;
 };
 
+/// A real device would fault on a host pointer, this one would read it.
+void expect_walled(const void* data, const char* name) {
+  if (data == nullptr) return;
+  WalledDevice& walled = device();
+  const std::lock_guard lock(walled.mutex);
+  const auto behind = walled.blocks.upper_bound(const_cast<void*>(data));
+  const bool is_inside =
+      behind != walled.blocks.begin() &&
+      static_cast<const std::byte*>(data) <
+          static_cast<const std::byte*>(std::prev(behind)->first) + std::prev(behind)->second;
+  EXPECT_TRUE(is_inside) << name << " is not in the memory of the device";
+}
+
+void expect_walled(const core::Inputs& inputs) {
+  expect_walled(inputs.q.data, "q");
+  expect_walled(inputs.k.data, "k");
+  expect_walled(inputs.v.data, "v");
+  expect_walled(inputs.q_order.index, "q_order");
+  expect_walled(inputs.kv_order.index, "kv_order");
+  expect_walled(inputs.kv_lengths, "kv_lengths");
+}
+
 template <auto kStage, typename Params>
 void run_later(const core::StageContext& context, const Params& params) {
+  expect_walled(params.inputs);
+  expect_walled(context.scratch, "scratch");
   enqueue_stage([context, params] {
     Params readable = params;
     const ClampedLengths lengths(context.geometry, &readable.inputs);
@@ -131,6 +157,8 @@ void run_later(const core::StageContext& context, const Params& params) {
 
 /// The same with codes.
 void attention(const core::StageContext& context, const core::AttentionParams& params) {
+  expect_walled(params.inputs);
+  expect_walled(params.levels.data, "levels");
   enqueue_stage([context, params] {
     core::AttentionParams readable = params;
     const ClampedLengths lengths(context.geometry, &readable.inputs);
