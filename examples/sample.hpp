@@ -1,7 +1,7 @@
 // SPDX-License-Identifier: Apache-2.0
 #pragma once
 
-// What the examples 03 to 05 share: q, k and v of a small video, and how to compare two outputs.
+// What the examples 03 to 06 share: q, k and v of a small video, and how to compare two outputs.
 
 #include <cmath>
 #include <cstddef>

@@ -265,8 +265,9 @@ class Bench(PsaTest):
 class Doctor(PsaTest):
     def test_says_which_backend_is_used_and_why_others_are_not(self):
         document = self.json_of("doctor")
-        states = [b["state"] for b in document["backends"]]
-        self.assertLessEqual(states.count("used"), 1)
+        used = [b["name"] for b in document["backends"] if b["state"] == "used"]
+        self.assertEqual(len(used), len(set(used)), "one for each kind of memory")
+        self.assertLessEqual(set(used), {"cpu", "cuda"})
         self.assertIn("reference", [b["name"] for b in document["backends"]])
         for backend in document["backends"]:
             self.assertTrue(backend["reason"])

@@ -100,7 +100,8 @@ TEST(Methods, ShareEverythingButBudgetAndRest) {
 TEST(DensityMatcher, FindsTheLeastBudgetThatIsDenseEnough) {
   const Call call = random_call(DType::kF32);
   const AttentionIo io = call.io();
-  const DensityMatcher matcher(call.problem, io, call.plan_options);
+  const PlacedInputs inputs(io, Device{});
+  const DensityMatcher matcher(call.problem, inputs, io.kv_lengths, call.plan_options);
   for (const Method method : {Method::kPsa, Method::kBinary, Method::kBinaryMean}) {
     const Config base = method_config(method, call.problem.config);
     for (const double wanted : {0.2, 0.31, 0.5, 0.9}) {
@@ -114,7 +115,8 @@ TEST(DensityMatcher, FindsTheLeastBudgetThatIsDenseEnough) {
 TEST(DensityMatcher, EndsAtTheExtremes) {
   const Call call = random_call(DType::kF32);
   const AttentionIo io = call.io();
-  const DensityMatcher matcher(call.problem, io, call.plan_options);
+  const PlacedInputs inputs(io, Device{});
+  const DensityMatcher matcher(call.problem, inputs, io.kv_lengths, call.plan_options);
   const Config binary = method_config(Method::kBinary, call.problem.config);
   EXPECT_EQ(matcher.match(binary, 0).budget[0], 0.0F);
   EXPECT_EQ(matcher.density_of(matcher.match(binary, 1)), 1.0);

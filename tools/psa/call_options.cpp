@@ -100,7 +100,8 @@ void CallOptions::add_call(CLI::App& command) {
 
 void CallOptions::add_machine(CLI::App& command) {
   constexpr const char* kGroup = "Machine";
-  command.add_option("--backend", backend_, "auto (default), cpu or reference")
+  command
+      .add_option("--backend", backend_, "auto (default: cpu), cpu, cuda (device 0) or reference")
       ->type_name("NAME")
       ->group(kGroup);
   command.add_option("--isa", isa_, "instruction set that psa doctor lists (default: the best)")

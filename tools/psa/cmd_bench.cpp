@@ -6,7 +6,6 @@
 #include <memory>
 #include <nlohmann/json.hpp>
 #include <optional>
-#include <sstream>
 #include <string>
 #include <vector>
 
@@ -14,6 +13,7 @@
 #include "commands.hpp"
 #include "machine.hpp"
 #include "output.hpp"
+#include "placement.hpp"
 #include "progress.hpp"
 #include "psa/psa.hpp"
 #include "synthetic.hpp"
@@ -36,47 +36,18 @@ struct BenchCommand {
   bool is_json = false;
 };
 
-/// "cpu avx512_bf16, 2 threads" of Plan::describe().
-struct Executed {
-  std::string backend;
-  std::string isa;
-  int threads = 1;
-};
-
-Executed executed_by(const Plan& plan) {
-  const std::string text = plan.describe();
-  Executed executed;
-  const std::size_t line = text.find("backend ");
-  if (line == std::string::npos) return executed;
-  std::istringstream words(text.substr(line, text.find('\n', line) - line));
-  std::string name;
-  words >> name >> executed.backend >> executed.isa;
-  const bool has_isa = executed.backend.back() != ',';
-  if (!has_isa) {
-    executed.threads = std::stoi(executed.isa);
-    executed.isa.clear();
-    executed.backend.pop_back();
-    return executed;
-  }
-  executed.isa.pop_back();
-  words >> executed.threads;
-  return executed;
-}
-
 /// One plan with the times of its runs.
 struct Contestant {
   Plan plan;
   std::vector<RunStats> stats;
   std::vector<double> ms;
 
-  explicit Contestant(const Problem& problem, const PlanOptions& options)
-      : plan(Plan::create(problem.shape, problem.layout, problem.config, {}, options)) {}
+  Contestant(const Problem& problem, const PlanOptions& options)
+      : plan(make_plan(problem, options)) {}
 
-  void run_once(const AttentionIo& io, Workspace& workspace) {
+  void run_once(const AttentionIo& io, PlacedWorkspace& workspace, CallTimer& timer) {
     RunStats s;
-    const Stopwatch watch;
-    run(plan, io, workspace.bytes(), {}, &s);
-    ms.push_back(watch.ms());
+    ms.push_back(timer.run(plan, io, workspace.of(plan), &s));
     stats.push_back(s);
   }
 
@@ -100,34 +71,39 @@ struct Measurement {
   std::size_t workspace_bytes = 0;
 };
 
+SyntheticInputs make_data(const BenchCommand& command, const Problem& problem, const Plan& plan) {
+  const int threads = executed_by(plan).threads;
+  return make_synthetic(problem,
+                        command.is_structured ? SyntheticData::kStructured : SyntheticData::kNormal,
+                        command.data_seed, threads > 0 ? threads : this_machine().usable);
+}
+
 Measurement measure(const BenchCommand& command, const Problem& problem, Progress& progress) {
   const PlanOptions options = command.call.plan_options();
   Measurement result{Contestant(problem, options), std::nullopt, 0};
   result.workspace_bytes = result.sparse.plan.workspace_bytes();
-  std::size_t bytes = result.workspace_bytes;
-  if (!command.is_without_dense) {
-    result.dense.emplace(dense_problem(problem), options);
-    bytes = std::max(bytes, result.dense->plan.workspace_bytes());
-  }
+  if (!command.is_without_dense) result.dense.emplace(dense_problem(problem), options);
   progress.step("data " + format_shape(problem.shape));
-  const SyntheticInputs inputs = make_synthetic(
-      problem, command.is_structured ? SyntheticData::kStructured : SyntheticData::kNormal,
-      command.data_seed, executed_by(result.sparse.plan).threads);
+  const SyntheticInputs data = make_data(command, problem, result.sparse.plan);
   const ProblemShape& s = problem.shape;
-  const OwnedTensor out({s.batch, s.heads_q, s.len_q, s.head_dim}, s.dtype_out);
-  Workspace workspace(bytes);
-  AttentionIo io;
-  io.q = inputs.q.view();
-  io.k = inputs.k.view();
-  io.v = inputs.v.view();
+  const OwnedTensor host_out({s.batch, s.heads_q, s.len_q, s.head_dim}, s.dtype_out);
+  AttentionIo host_io;
+  host_io.q = data.q.view();
+  host_io.k = data.k.view();
+  host_io.v = data.v.view();
+  const PlacedInputs inputs(host_io, device_of(options));
+  const Placed out(inputs.device(), host_out.view());
+  PlacedWorkspace workspace(inputs.device());
+  CallTimer timer(inputs.device());
+  AttentionIo io = inputs.io();
   io.out = out.view();
   // In turns, so that a machine that slows down meanwhile slows both.
   const Stopwatch clock;
   for (int round = 0; round <= command.repeats; ++round) {
     if (round > 0 && clock.ms() > 1000 * command.time_limit_s) break;
     progress.step("round " + std::to_string(round) + (round == 0 ? " (warm-up)" : ""));
-    result.sparse.run_once(io, workspace);
-    if (result.dense.has_value()) result.dense->run_once(io, workspace);
+    result.sparse.run_once(io, workspace, timer);
+    if (result.dense.has_value()) result.dense->run_once(io, workspace, timer);
   }
   result.sparse.drop_warm_up();
   if (result.dense.has_value()) result.dense->drop_warm_up();
@@ -158,6 +134,23 @@ double giga_operations(const Problem& problem, double density) {
          1e-9;
 }
 
+/// Name of the CUDA device that computed; empty: none did.
+std::string gpu_of(const Executed& executed) {
+  if (executed.backend != "cuda") return "";
+  const std::vector<CudaDevice> devices = cuda_report().devices;
+  return devices.empty() ? "" : devices.front().name;
+}
+
+/// "AMD EPYC 9654, cpu avx2, 2 threads" or "NVIDIA H100 80GB HBM3, cuda sm_90a".
+std::string executed_text(const Json& row) {
+  const auto gpu = row["gpu"].get<std::string>();
+  const std::string backend =
+      row["backend"].get<std::string>() + " " + row["isa"].get<std::string>();
+  if (!gpu.empty()) return gpu + ", " + backend;
+  return row["cpu"].get<std::string>() + ", " + backend + ", " +
+         std::to_string(row["threads"].get<int>()) + " threads";
+}
+
 Json measurement_json(const BenchCommand& command, const Problem& problem, const Measurement& m) {
   const RunStats& s = m.sparse.stats.front();
   const Spread time = spread_of(m.sparse.ms);
@@ -167,6 +160,7 @@ Json measurement_json(const BenchCommand& command, const Problem& problem, const
            {"isa", executed.isa},
            {"threads", executed.threads},
            {"cpu", this_machine().cpu_model},
+           {"gpu", gpu_of(executed)},
            {"data", command.is_structured ? "structured" : "normal"},
            {"data_seed", command.data_seed},
            {"samples", m.sparse.ms.size()},
@@ -202,8 +196,15 @@ std::string number(const Json& row, const char* key, int digits) {
   return row[key].is_null() ? "-" : fixed(row[key].get<double>(), digits);
 }
 
+/// Milliseconds: hundreds of them on a CPU, parts of one on a GPU.
+std::string time_text(const Json& row, const char* key) {
+  if (row[key].is_null()) return "-";
+  const auto ms = row[key].get<double>();
+  return fixed(ms, ms < 1 ? 3 : ms < 10 ? 2 : 1);
+}
+
 std::string spread_text(const Json& row) {
-  return number(row, "ms_p10", 1) + ".." + number(row, "ms_p90", 1);
+  return time_text(row, "ms_p10") + ".." + time_text(row, "ms_p90");
 }
 
 std::string results_text(const std::vector<Json>& rows) {
@@ -219,16 +220,14 @@ std::string results_text(const std::vector<Json>& rows) {
                {"workspace"},
                {"problem", Table::Align::kLeft}});
   for (const Json& row : rows) {
-    table.add_row({number(row, "ms", 1), spread_text(row), number(row, "dense_ms", 1),
+    table.add_row({time_text(row, "ms"), spread_text(row), time_text(row, "dense_ms"),
                    number(row, "speedup", 2), number(row, "density", 4), number(row, "gflops", 0),
-                   number(row, "selection_ms", 1), number(row, "pyramid_ms", 1),
-                   number(row, "reorder_ms", 1), bytes_text(row["workspace_bytes"].get<double>()),
+                   time_text(row, "selection_ms"), time_text(row, "pyramid_ms"),
+                   time_text(row, "reorder_ms"), bytes_text(row["workspace_bytes"].get<double>()),
                    row["problem"].get<std::string>()});
   }
   const Json& first = rows.front();
-  return table.text() + "\n" + first["cpu"].get<std::string>() + ", " +
-         first["backend"].get<std::string>() + " " + first["isa"].get<std::string>() + ", " +
-         std::to_string(first["threads"].get<int>()) + " threads, medians of " +
+  return table.text() + "\n" + executed_text(first) + ", medians of " +
          std::to_string(first["samples"].get<int>()) + " runs, " +
          first["data"].get<std::string>() + " data\n";
 }
@@ -241,8 +240,7 @@ void run_bench(const BenchCommand& command) {
     Problem problem = parse_problem(line, base);
     command.call.apply_flags(problem);
     // Refused before the first measurement, not after it.
-    (void)Plan::create(problem.shape, problem.layout, problem.config, {},
-                       command.call.plan_options());
+    (void)make_plan(problem, command.call.plan_options());
     problems.push_back(problem);
   }
   Progress progress("bench", static_cast<int>(problems.size()) * (command.repeats + 2),

@@ -20,6 +20,7 @@
 #include "level_file.hpp"
 #include "level_summary.hpp"
 #include "output.hpp"
+#include "placement.hpp"
 #include "psa/error.hpp"
 #include "psa/psa.hpp"
 #include "table.hpp"
@@ -141,10 +142,9 @@ struct Selection {
 // Each head by itself, as a call of one head: rows see different numbers of keys, so the mean of
 // the rows' densities is not the head's.
 std::vector<HeadCost> costs_of_heads(const Call& call, LevelMapView levels) {
-  ProblemShape shape = call.problem.shape;
-  shape.batch = shape.heads_q = shape.heads_kv = 1;
-  const Plan plan =
-      Plan::create(shape, call.problem.layout, call.problem.config, {}, call.plan_options);
+  Problem one_head = call.problem;
+  one_head.shape.batch = one_head.shape.heads_q = one_head.shape.heads_kv = 1;
+  const Plan plan = make_plan(one_head, call.plan_options);
   std::vector<HeadCost> costs;
   for (index_t b = 0; b < levels.batch; ++b) {
     for (index_t h = 0; h < levels.heads; ++h) {
@@ -160,12 +160,10 @@ std::vector<HeadCost> costs_of_heads(const Call& call, LevelMapView levels) {
 Selection select(const CallOptions& options) {
   const Call call = load_call(options);
   const ProblemShape& shape = call.problem.shape;
-  const Plan plan =
-      Plan::create(shape, call.problem.layout, call.problem.config, {}, call.plan_options);
-  Workspace workspace(plan.workspace_bytes());
+  const Plan plan = make_plan(call.problem, call.plan_options);
   LevelMap levels(shape.batch, shape.heads_q, plan.num_q_blocks(), plan.num_kv_blocks());
   const AttentionIo io = call.io();
-  stages::select_levels(plan, io, levels.view(), workspace.bytes());
+  select_levels(plan, PlacedInputs(io, device_of(call.plan_options)), levels.view());
   return {call.problem, stages::measure_levels(plan, levels.view(), io.kv_lengths),
           costs_of_heads(call, levels.view())};
 }

@@ -15,6 +15,7 @@
 #include "level_summary.hpp"
 #include "output.hpp"
 #include "picture.hpp"
+#include "placement.hpp"
 #include "psa/error.hpp"
 #include "psa/psa.hpp"
 #include "tensors_out.hpp"
@@ -31,21 +32,19 @@ struct MaskCommand {
   int zoom = 0;
 };
 
-LevelMap select_levels(const CallOptions& options) {
+LevelMap selected_levels(const CallOptions& options) {
   const Call call = load_call(options);
   const ProblemShape& shape = call.problem.shape;
-  const Plan plan =
-      Plan::create(shape, call.problem.layout, call.problem.config, {}, call.plan_options);
-  Workspace workspace(plan.workspace_bytes());
+  const Plan plan = make_plan(call.problem, call.plan_options);
   LevelMap levels(shape.batch, shape.heads_q, plan.num_q_blocks(), plan.num_kv_blocks());
-  stages::select_levels(plan, call.io(), levels.view(), workspace.bytes());
+  select_levels(plan, PlacedInputs(call.io(), device_of(call.plan_options)), levels.view());
   return levels;
 }
 
 LevelMap levels_of(const CallOptions& options) {
   const std::vector<std::string>& files = options.files();
   if (files.size() == 1 && is_level_file(files.front())) return load_levels(files.front());
-  return select_levels(options);
+  return selected_levels(options);
 }
 
 std::vector<SheetHead> chosen_heads(const MaskCommand& command, const LevelMapView& map) {

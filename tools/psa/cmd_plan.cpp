@@ -10,6 +10,7 @@
 #include "call_options.hpp"
 #include "commands.hpp"
 #include "output.hpp"
+#include "placement.hpp"
 #include "psa/psa.hpp"
 #include "table.hpp"
 #include "values.hpp"
@@ -58,8 +59,7 @@ double tensor_bytes(const ProblemShape& s) {
 }
 
 void print_plan(const PlanCommand& command, const Problem& problem) {
-  const Plan plan =
-      Plan::create(problem.shape, problem.layout, problem.config, {}, command.call.plan_options());
+  const Plan plan = make_plan(problem, command.call.plan_options());
   const double tensors = tensor_bytes(problem.shape);
   if (command.is_json) {
     print_json({{"problem", format_problem(problem)},

@@ -16,6 +16,7 @@
 #include "level_file.hpp"
 #include "level_summary.hpp"
 #include "output.hpp"
+#include "placement.hpp"
 #include "progress.hpp"
 #include "psa/error.hpp"
 #include "psa/psa.hpp"
@@ -64,34 +65,50 @@ void check_out_dtype(const std::string& out, DType dtype) {
               "or give --out-dtype f32 or f16");
 }
 
-RunResult compute(const RunCommand& command, const Call& call) {
+/// What a call writes, still without values.
+RunResult make_result(const RunCommand& command, const Call& call, const Plan& plan) {
   const ProblemShape& shape = call.problem.shape;
-  const Plan plan =
-      Plan::create(shape, call.problem.layout, call.problem.config, {}, call.plan_options);
   RunResult result;
   result.workspace_bytes = plan.workspace_bytes();
-  Workspace workspace(result.workspace_bytes);
   result.out = OwnedTensor({shape.batch, shape.heads_q, shape.len_q, shape.head_dim},
                            shape.dtype_out, call.inputs.axis_order);
-  AttentionIo io = call.io();
-  io.out = result.out.view();
   if (!command.lse.empty()) {
     result.lse.resize(static_cast<std::size_t>(shape.batch * shape.heads_q * shape.len_q));
-    io.lse = result.lse.data();
   }
   if (!command.levels_in.empty()) {
     result.levels = load_levels(command.levels_in);
   } else if (!command.levels_out.empty()) {
     result.levels.emplace(shape.batch, shape.heads_q, plan.num_q_blocks(), plan.num_kv_blocks());
-    io.levels_out = result.levels->view().data;
   }
+  return result;
+}
+
+RunResult compute(const RunCommand& command, const Call& call) {
+  const Plan plan = make_plan(call.problem, call.plan_options);
+  RunResult result = make_result(command, call, plan);
+  const PlacedInputs inputs(call.io(), device_of(call.plan_options));
+  PlacedWorkspace workspace(inputs.device());
+  const std::span<std::byte> bytes = workspace.of(plan);
+  const Placed out(inputs.device(), result.out.view());
+  const Placed lse(inputs.device(), std::span(result.lse));
+  const Placed levels(inputs.device(),
+                      result.levels ? result.levels->codes() : std::span<LevelCode>());
+  AttentionIo io = inputs.io();
+  io.out = out.view();
+  io.lse = lse.data<float>();
+  const bool are_given = !command.levels_in.empty();
+  if (are_given) levels.copy_from_host();
   const Stopwatch watch;
-  if (command.levels_in.empty()) {
-    run(plan, io, workspace.bytes(), {}, &result.stats);
+  if (are_given) {
+    LevelMapView given = result.levels->view();
+    given.data = levels.data<LevelCode>();
+    run_with_levels(plan, io, given, bytes, {}, &result.stats);
   } else {
-    run_with_levels(plan, io, result.levels->view(), workspace.bytes(), {}, &result.stats);
+    io.levels_out = levels.data<LevelCode>();
+    run(plan, io, bytes, {}, &result.stats);
   }
   result.ms = watch.ms();
+  for (const Placed* written : {&out, &lse, &levels}) written->copy_to_host();
   return result;
 }
 

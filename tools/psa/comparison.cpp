@@ -3,10 +3,12 @@
 
 #include <algorithm>
 #include <cstddef>
+#include <span>
 #include <utility>
 
 #include "density_match.hpp"
 #include "oracle.hpp"
+#include "placement.hpp"
 #include "progress.hpp"
 #include "psa/plan.hpp"
 #include "psa/stages.hpp"
@@ -31,6 +33,17 @@ struct Contender {
   std::vector<RunStats> stats;
 };
 
+/// Where the methods are computed.
+struct Site {
+  PlacedInputs inputs;
+  PlacedWorkspace workspace;
+  CallTimer timer;
+  Placed out;
+
+  Site(const AttentionIo& io, const TensorView& host_out, Device device)
+      : inputs(io, device), workspace(device), timer(device), out(device, host_out) {}
+};
+
 class ComparisonRun {
  public:
   ComparisonRun(const Call& call, const ComparisonOptions& options);
@@ -41,7 +54,9 @@ class ComparisonRun {
   void compute_reference(const Contender& dense);
   Contender prepare(Method method, const Problem& problem);
   void add(Method method, const Problem& problem);
-  double run_once(const Plan& plan, const TensorView& out, LevelCode* levels, RunStats* stats);
+  void run_first(const Plan& plan, const TensorView& out, std::span<LevelCode> levels,
+                 RunStats* stats);
+  double time_once(const Plan& plan, RunStats* stats);
   void measure_heads(MethodResult& result, std::vector<LevelCode>& levels);
   OutputErrors errors_of(const TensorView& out);
   void time_all();
@@ -52,12 +67,12 @@ class ComparisonRun {
   const Call& call_;
   const ComparisonOptions& options_;
   Progress progress_;
-  AttentionIo io_;
+  AttentionIo io_;         ///< on the host
   OwnedTensor dense_out_;  ///< [B, Hq, Lq, D]
   OwnedTensor out_;        ///< the same, of the method at hand
   OwnedTensor exact_out_;  ///< [B, Hq, sample, D]
   TokenSample sample_;
-  std::optional<Workspace> workspace_;
+  std::optional<Site> site_;
   std::vector<Contender> contenders_;  ///< dense first, then psa if needed
   Comparison comparison_;
 };
@@ -81,18 +96,27 @@ ComparisonRun::ComparisonRun(const Call& call, const ComparisonOptions& options)
                                          shape().head_dim};
   dense_out_ = OwnedTensor(out_shape, shape().dtype_out);
   out_ = OwnedTensor(out_shape, shape().dtype_out);
+  // A call that its backend refuses ends here, before anything is copied.
+  static_cast<void>(make_plan(call.problem, call.plan_options));
+  site_.emplace(io_, out_.view(), device_of(call.plan_options));
 }
 
-double ComparisonRun::run_once(const Plan& plan, const TensorView& out, LevelCode* levels,
-                               RunStats* stats) {
-  const std::size_t bytes = plan.workspace_bytes();
-  if (!workspace_ || workspace_->bytes().size() < bytes) workspace_.emplace(bytes);
-  AttentionIo io = io_;
-  io.out = out;
-  io.levels_out = levels;
-  const Stopwatch watch;
-  psa::run(plan, io, workspace_->bytes(), {}, stats);
-  return watch.ms();
+void ComparisonRun::run_first(const Plan& plan, const TensorView& out, std::span<LevelCode> levels,
+                              RunStats* stats) {
+  const Placed placed_out(site_->inputs.device(), out);
+  const Placed placed_levels(site_->inputs.device(), levels);
+  AttentionIo io = site_->inputs.io();
+  io.out = placed_out.view();
+  io.levels_out = placed_levels.data<LevelCode>();
+  psa::run(plan, io, site_->workspace.of(plan), {}, stats);
+  placed_out.copy_to_host();
+  placed_levels.copy_to_host();
+}
+
+double ComparisonRun::time_once(const Plan& plan, RunStats* stats) {
+  AttentionIo io = site_->inputs.io();
+  io.out = site_->out.view();
+  return site_->timer.run(plan, io, site_->workspace.of(plan), stats);
 }
 
 Problem ComparisonRun::with_config(const Config& config) const {
@@ -132,8 +156,7 @@ OutputErrors ComparisonRun::errors_of(const TensorView& out) {
 void ComparisonRun::measure_heads(MethodResult& result, std::vector<LevelCode>& levels) {
   Problem head_problem = result.problem;
   head_problem.shape.heads_q = head_problem.shape.heads_kv = 1;
-  const Plan plan = Plan::create(head_problem.shape, head_problem.layout, head_problem.config, {},
-                                 call_.plan_options);
+  const Plan plan = make_plan(head_problem, call_.plan_options);
   const auto map_size = static_cast<std::ptrdiff_t>(result.num_q_blocks * result.num_kv_blocks);
   const auto heads = static_cast<std::ptrdiff_t>(shape().heads_q);
   for (std::ptrdiff_t h = 0; h < heads; ++h) {
@@ -151,11 +174,7 @@ void ComparisonRun::measure_heads(MethodResult& result, std::vector<LevelCode>& 
 
 Contender ComparisonRun::prepare(Method method, const Problem& problem) {
   progress_.step("first run of " + std::string(name_of(method)));
-  Contender contender{
-      {},
-      Plan::create(problem.shape, problem.layout, problem.config, {}, call_.plan_options),
-      {},
-      {}};
+  Contender contender{{}, make_plan(problem, call_.plan_options), {}, {}};
   MethodResult& result = contender.result;
   result.method = method;
   result.problem = problem;
@@ -169,7 +188,7 @@ void ComparisonRun::add(Method method, const Problem& problem) {
   MethodResult& result = contender.result;
   const TensorView& out = method == Method::kDense ? dense_out_.view() : out_.view();
   std::vector<LevelCode> levels(static_cast<std::size_t>(contender.plan.level_map_size()));
-  run_once(contender.plan, out, levels.data(), &result.stats);
+  run_first(contender.plan, out, levels, &result.stats);
   if (method == Method::kDense) compute_reference(contender);
   if (method == Method::kPsa) comparison_.plan_text = contender.plan.describe();
   result.errors = errors_of(out);
@@ -184,7 +203,7 @@ void ComparisonRun::time_all() {
     progress_.step("timing, round " + std::to_string(i + 1));
     for (Contender& contender : contenders_) {
       RunStats stats;
-      contender.ms.push_back(run_once(contender.plan, out_.view(), nullptr, &stats));
+      contender.ms.push_back(time_once(contender.plan, &stats));
       contender.stats.push_back(stats);
     }
   }
@@ -201,13 +220,12 @@ void ComparisonRun::time_all() {
 }
 
 void ComparisonRun::add_curve_point(Method method, const Config& config) {
-  const Problem problem = with_config(config);
-  const Plan plan =
-      Plan::create(problem.shape, problem.layout, problem.config, {}, call_.plan_options);
+  const Plan plan = make_plan(with_config(config), call_.plan_options);
   RunStats stats;
   CurvePoint point;
   point.method = method;
-  point.ms = run_once(plan, out_.view(), nullptr, &stats);
+  point.ms = time_once(plan, &stats);
+  site_->out.copy_to_host();
   point.selection_ms = stats.total_ms() - stats.attention_ms;
   point.density = stats.density;
   point.errors = compare_outputs(out_.view(), dense_out_.view());
@@ -216,7 +234,7 @@ void ComparisonRun::add_curve_point(Method method, const Config& config) {
 }
 
 void ComparisonRun::trace_curve(Method method, const Config& base) {
-  const DensityMatcher matcher(call_.problem, io_, call_.plan_options);
+  const DensityMatcher matcher(call_.problem, site_->inputs, io_.kv_lengths, call_.plan_options);
   std::optional<Config> last;
   for (const double density : options_.curve) {
     progress_.step(std::string(name_of(method)) + " at density " + significant(density, 3));
@@ -239,7 +257,7 @@ Comparison ComparisonRun::finish() {
   for (const Method method : options_.methods) {
     if (runs_anyway(method)) continue;
     const Problem problem = with_config(method_config(method, psa));
-    const DensityMatcher matcher(problem, io_, call_.plan_options);
+    const DensityMatcher matcher(problem, site_->inputs, io_.kv_lengths, call_.plan_options);
     add(method, with_config(matcher.match(problem.config, density)));
   }
   time_all();

@@ -14,24 +14,32 @@ Config with_scaled_budget(const Config& config, double factor) {
   return scaled;
 }
 
-DensityMatcher::DensityMatcher(const Problem& problem, const AttentionIo& io,
-                               const PlanOptions& options)
-    : problem_(problem), io_(io), options_(options) {
+DensityMatcher::DensityMatcher(const Problem& problem, const PlacedInputs& inputs,
+                               const std::int32_t* kv_lengths, const PlanOptions& options)
+    : problem_(problem), inputs_(inputs), kv_lengths_(kv_lengths), options_(options) {
   // The budget does not matter here, but a plan that reads everything at level 1 has no importance.
-  const Config config = with_scaled_budget(problem.config, 0);
-  const Plan plan = Plan::create(problem.shape, problem.layout, config, {}, options);
-  importance_.resize(static_cast<std::size_t>(plan.level_map_size()));
-  Workspace workspace(plan.workspace_bytes());
-  stages::estimate_importance(plan, io, importance_, workspace.bytes());
+  Problem estimated = problem;
+  estimated.config = with_scaled_budget(problem.config, 0);
+  const Plan plan = make_plan(estimated, options);
+  host_importance_.resize(static_cast<std::size_t>(plan.level_map_size()));
+  importance_.emplace(inputs.device(), std::span(host_importance_));
+  PlacedWorkspace workspace(inputs.device());
+  stages::estimate_importance(
+      plan, inputs.io(), {importance_->data<float>(), host_importance_.size()}, workspace.of(plan));
 }
 
 double DensityMatcher::density_of(const Config& config) const {
-  const Plan plan = Plan::create(problem_.shape, problem_.layout, config, {}, options_);
-  Workspace workspace(plan.workspace_bytes());
-  std::vector<LevelCode> codes(importance_.size());
-  const LevelMapView levels = plan.level_map(codes);
-  stages::assign_levels(plan, io_, importance_, levels, workspace.bytes());
-  return stages::measure_levels(plan, levels, io_.kv_lengths).density;
+  Problem problem = problem_;
+  problem.config = config;
+  const Plan plan = make_plan(problem, options_);
+  PlacedWorkspace workspace(inputs_.device());
+  std::vector<LevelCode> codes(host_importance_.size());
+  const Placed placed(inputs_.device(), std::span(codes));
+  stages::assign_levels(
+      plan, inputs_.io(), {importance_->data<const float>(), host_importance_.size()},
+      plan.level_map({placed.data<LevelCode>(), codes.size()}), workspace.of(plan));
+  placed.copy_to_host();
+  return stages::measure_levels(plan, plan.level_map(codes), kv_lengths_).density;
 }
 
 Config DensityMatcher::match(const Config& config, double density) const {

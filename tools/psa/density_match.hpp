@@ -4,6 +4,7 @@
 #include <span>
 #include <vector>
 
+#include "placement.hpp"
 #include "problem.hpp"
 #include "psa/stages.hpp"
 
@@ -18,8 +19,9 @@ namespace psa::cli {
 class DensityMatcher {
  public:
   /// Estimates the importance once, with the estimator, blocks and order of `problem`. The
-  /// arguments must outlive this object.
-  DensityMatcher(const Problem& problem, const AttentionIo& io, const PlanOptions& options);
+  /// arguments must outlive this object; `kv_lengths` is the host's, or null.
+  DensityMatcher(const Problem& problem, const PlacedInputs& inputs, const std::int32_t* kv_lengths,
+                 const PlanOptions& options);
 
   /// The least scaled budget of `config` whose density is not below `density`; where no budget is
   /// that dense, the densest. `config` must have the estimator, blocks and order of the problem.
@@ -30,9 +32,11 @@ class DensityMatcher {
 
  private:
   const Problem& problem_;
-  const AttentionIo& io_;
+  const PlacedInputs& inputs_;
+  const std::int32_t* kv_lengths_;
   const PlanOptions& options_;
-  std::vector<float> importance_;  ///< [B, Hq, Nq, Nk]
+  std::vector<float> host_importance_;  ///< [B, Hq, Nq, Nk]; where it is computed: importance_
+  std::optional<Placed> importance_;
 };
 
 }  // namespace psa::cli

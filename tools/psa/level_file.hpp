@@ -5,6 +5,7 @@
 // shape [batch, heads, query blocks, KV blocks].
 
 #include <filesystem>
+#include <span>
 #include <vector>
 
 #include "engine/tensors/tensor_info.hpp"
@@ -20,6 +21,7 @@ class LevelMap {
   [[nodiscard]] LevelMapView view() {
     return {codes_.data(), batch_, heads_, q_blocks_, kv_blocks_};
   }
+  [[nodiscard]] std::span<LevelCode> codes() { return codes_; }
   /// For the writers of engine/tensors; named "levels".
   [[nodiscard]] io::TensorInfo info() const;
 
