@@ -4,7 +4,6 @@
 
 demo:  ## install what is missing, build the library and the command line, run it on real q, k, v
 	scripts/install-deps demo
-	scripts/build release
 	scripts/demo
 
 test:  ## install what is missing, run every check
