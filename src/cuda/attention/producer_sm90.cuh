@@ -213,9 +213,13 @@ struct Producer {
   /// A slot is full once every thread's copies have landed, the boxes' bytes have arrived, and each
   /// warp's notes are written.
   __device__ void finish_slot(Barrier* full, bool is_boxed) const {
-    if (!is_boxed) arrive_after_copies(full);
+    if (is_boxed) {
+      arrive(full);
+    } else {
+      arrive_after_copies(full);
+    }
     __syncwarp();
-    if (lane == 0) arrive(full, is_boxed ? kWarpFillers : 1);
+    if (lane == 0) arrive(full);
   }
 
   /// Takes the next query block; the same in every producer thread. The counter is read an item

@@ -27,13 +27,6 @@ __device__ inline void arrive(Barrier* barrier) {
                : "memory");
 }
 
-/// As `count` threads would.
-__device__ inline void arrive(Barrier* barrier, int count) {
-  asm volatile("mbarrier.arrive.shared::cta.b64 _, [%0], %1;" ::"r"(shared_address(barrier)),
-               "r"(count)
-               : "memory");
-}
-
 /// Arrives once this thread's earlier copy_async_16 have landed.
 __device__ inline void arrive_after_copies(Barrier* barrier) {
   asm volatile("cp.async.mbarrier.arrive.noinc.shared::cta.b64 [%0];" ::"r"(shared_address(barrier))
