@@ -9,7 +9,6 @@ Markdown table; --json FILE keeps every row with machine and command.
 import argparse
 import itertools
 import json
-import platform
 import subprocess
 import sys
 
@@ -30,6 +29,22 @@ def compare(psa, density, order, estimator, block, rest):
             "density": found["psa"]["density"], "rel_l2": found["psa"]["rel_l2"],
             "binary_rel_l2": found["binary"]["rel_l2"], "ms": found["psa"]["ms"],
             "dense_ms": found["psa"]["dense_ms"], "selection_ms": found["psa"]["selection_ms"]}
+
+
+def machine(psa):
+    """Where this runs, in the words of `psa doctor`."""
+    facts = json.loads(subprocess.run([psa, "doctor", "--json"], capture_output=True, text=True,
+                                      check=True).stdout)
+    used = next(b for b in facts["backends"] if b["state"] == "used")
+    return {"cpu": facts["machine"]["cpu"], "threads": facts["machine"]["usable_processors"],
+            "backend": used["name"], "isa": used["isa"]}
+
+
+def commit():
+    """The commit of the tree, with a mark where tracked files differ from it."""
+    found = subprocess.run(["git", "describe", "--always", "--dirty", "--exclude", "*"],
+                           capture_output=True, text=True, check=False)
+    return found.stdout.strip()
 
 
 def print_table(rows):
@@ -54,11 +69,11 @@ def main():
         rows.append(compare(args.psa, args.density, *case))
     print_table(rows)
     if args.json:
-        commit = subprocess.run(["git", "rev-parse", "--short", "HEAD"], capture_output=True,
-                                text=True, check=False).stdout.strip()
+        report = {"machine": machine(args.psa), "commit": commit(), "input": INPUT,
+                  "density": args.density, "command": " ".join(["python3"] + sys.argv),
+                  "rows": rows}
         with open(args.json, "w", encoding="utf-8") as file:
-            json.dump({"machine": platform.machine(), "commit": commit, "input": INPUT,
-                       "command": " ".join(["python3"] + sys.argv), "rows": rows}, file, indent=1)
+            json.dump(report, file, indent=1)
             file.write("\n")
 
 

@@ -194,7 +194,10 @@ semantics::ForcedRule make_forced_rule(const ProblemShape& shape, const TokenLay
                                        const Config& config) {
   semantics::ForcedRule rule{{0, 0}, {0, 0}, config.sink_blocks};
   const bool official = config.compat == Compat::kOfficial;
-  if (official && config.causal) rule.sink_blocks = std::max(config.sink_blocks, 1);  // S-22(d)
+  if (official && config.causal) {  // S-22(d)
+    rule.sink_blocks = std::max(config.sink_blocks, 1);
+    rule.own_blocks = shape.len_q == shape.len_kv;
+  }
   if (layout.text_tokens == 0) return rule;
   if (official) {
     const auto text_blocks = [&](index_t block_size, index_t len) {

@@ -9,6 +9,8 @@
 #include <limits>
 #include <type_traits>
 
+#include "cpu/processor.hpp"
+
 // The same targets as tile.cpp.
 #define HWY_DISABLED_TARGETS (HWY_SSSE3 | HWY_SSE4 | HWY_AVX3_DL)
 #undef HWY_TARGET_INCLUDE
@@ -32,15 +34,13 @@ constexpr const RowKernels* kScalarTable = nullptr;
 
 }  // namespace
 
-const RowKernels* row_kernels(const char* isa) {
-  const std::int64_t targets = hwy::SupportedTargets();
-  static_cast<void>(targets);
+const RowKernels* row_kernels([[maybe_unused]] const char* isa) {
   const RowKernels* found = kScalarTable;
 #  if HWY_TARGETS & HWY_AVX2
-  if ((targets & HWY_AVX2) != 0 && std::strcmp(isa, "avx2") == 0) found = &N_AVX2::kRowTable;
+  if (processor_has_avx2() && std::strcmp(isa, "avx2") == 0) found = &N_AVX2::kRowTable;
 #  endif
 #  if HWY_TARGETS & HWY_AVX3
-  if ((targets & HWY_AVX3) != 0 && std::strncmp(isa, "avx512", 6) == 0) found = &N_AVX3::kRowTable;
+  if (processor_has_avx512() && std::strncmp(isa, "avx512", 6) == 0) found = &N_AVX3::kRowTable;
 #  endif
   return found;
 }

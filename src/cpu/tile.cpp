@@ -11,6 +11,7 @@
 #include <numbers>
 #include <type_traits>
 
+#include "cpu/processor.hpp"
 #include "psa/half.hpp"
 
 // Between scalar and AVX2 no x86 machine is worth its compile time; AVX3_DL adds nothing we use.
@@ -76,8 +77,6 @@ struct SupportedTables {
 
 SupportedTables detect() {
   SupportedTables result;
-  const std::int64_t targets = hwy::SupportedTargets();
-  static_cast<void>(targets);
 #  if HWY_TARGETS & HWY_SCALAR
   result.add(N_SCALAR::f32::kTable);
 #  endif
@@ -85,12 +84,12 @@ SupportedTables detect() {
   result.add(N_EMU128::f32::kTable);
 #  endif
 #  if HWY_TARGETS & HWY_AVX2
-  if ((targets & HWY_AVX2) != 0) result.add(N_AVX2::f32::kTable);
+  if (processor_has_avx2()) result.add(N_AVX2::f32::kTable);
 #  endif
 #  if HWY_TARGETS & HWY_AVX3
-  if ((targets & HWY_AVX3) != 0) {
+  if (processor_has_avx512()) {
     result.add(N_AVX3::f32::kTable);
-    if (__builtin_cpu_supports("avx512bf16")) result.add(N_AVX3::bf16::kTable);
+    if (processor_has_avx512_bf16()) result.add(N_AVX3::bf16::kTable);
   }
 #  endif
   return result;

@@ -20,13 +20,15 @@ struct ForcedRule {
   Range text_q;   ///< positions of text queries that read everything; empty: none
   Range text_kv;  ///< positions of text keys that are read in full; empty: none
   index_t sink_blocks;
+  bool own_blocks = false;  ///< S-22(d): blocks with a position of the queries; needs Lq = Lk
 };
 
 /// S-18. Whether a block that is not hidden must be read at level 1.
 PSA_HD constexpr bool is_forced(const ForcedRule& rule, Range queries, Range keys, index_t kv_block,
                                 Visibility visibility) {
   return visibility == Visibility::kStraddling || kv_block < rule.sink_blocks ||
-         overlaps(queries, rule.text_q) || overlaps(keys, rule.text_kv);
+         overlaps(queries, rule.text_q) || overlaps(keys, rule.text_kv) ||
+         (rule.own_blocks && overlaps(queries, keys));
 }
 
 inline constexpr float kLargestFloat = 3.402823466e+38F;

@@ -19,7 +19,7 @@ std::size_t worker_bytes(const core::Plan& plan, int threads) {
 
 TEST(Workspace, StaysBelowTheMemoryRule) {
   for (const int block : {16, 64, 128}) {
-    for (const Reorder reorder : {Reorder::kNone, Reorder::kGilbert}) {
+    for (const Reorder reorder : {Reorder::kNone, Reorder::kGilbert, Reorder::kKMeans}) {
       for (const index_t head_dim : {64, 128}) {
         Problem problem;
         problem.shape = {1, 12, 12, 32760, 32760, head_dim};

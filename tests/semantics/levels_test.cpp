@@ -195,6 +195,13 @@ TEST(Levels, S18TextQueriesReadEverything) {
   EXPECT_FALSE(forces({{48, 100}, {0, 0}, 0}));
 }
 
+TEST(Levels, S22BlocksWithAPositionOfTheQueriesAreForced) {
+  constexpr ForcedRule kOwn{{0, 0}, {0, 0}, 0, true};
+  EXPECT_TRUE(is_forced(kOwn, {64, 65}, {64, 65}, 4, Visibility::kFull)) << "a single token";
+  EXPECT_FALSE(is_forced(kOwn, {64, 65}, {32, 64}, 3, Visibility::kFull));
+  EXPECT_FALSE(is_forced(kNothing, {64, 65}, {64, 65}, 4, Visibility::kFull));
+}
+
 TEST(Levels, S18FullCutCoversForcedBlocksAndTheMinimum) {
   EXPECT_EQ(full_cut(3, 1, 1, 10), 3);
   EXPECT_EQ(full_cut(3, 5, 1, 10), 5);

@@ -126,6 +126,8 @@ TEST(CpuLevelsOfficial, AreThoseOfTheReference) {
         problem.config.causal = causal;
         expect_equal_levels(problem, {});
         expect_equal_levels(problem, {2100});
+        problem.shape.len_q = problem.shape.len_kv = 1793;  // a last block of one token
+        expect_equal_levels(problem, {});
       }
     }
   }

@@ -113,6 +113,15 @@ TEST(ReferenceOfficialLevels, S22CausalBandsGiveTheCrossingBlockToTheCoarserLeve
       << "0.5 is in the first band, 0.75 in the third";
 }
 
+TEST(ReferenceOfficialLevels, S22ADiagonalBlockOfOneTokenIsLevelOne) {
+  Problem problem = official_problem(3, 3, LevelRule::kQuota, {0, 0, 0, 0, 0});
+  problem.shape.len_q = problem.shape.len_kv = 257;
+  problem.config.causal = true;
+  EXPECT_EQ(levels_of(problem, {}), (Codes{1, 0, 0,  //
+                                           1, 1, 0,  //
+                                           1, 0, 1}));
+}
+
 TEST(ReferenceOfficialLevels, S22ForcedBlocksDoNotCountAgainstTheBudget) {
   Problem problem = official_problem(1, 4, LevelRule::kQuota, {0.25F, 0.25F, 0.25F, 0.25F, 1});
   problem.config.sink_blocks = 2;

@@ -182,8 +182,8 @@ std::string mark_class(Method method) {
                                                              : "other";
 }
 
-// Rings are the methods of the table; only where their errors have the same reference. The small
-// charts of single heads show the two curves' own.
+// Rings are the methods of the table; only where their errors have the same reference. Those of the
+// two curves need no name. The small charts of single heads show these two only.
 LineChart curve_chart(const Comparison& comparison, HeadChoice head) {
   LineChart chart{"Error against density",
                   head ? "" : "density: share of the attention logits computed",
@@ -200,9 +200,7 @@ LineChart curve_chart(const Comparison& comparison, HeadChoice head) {
     chart.marks.push_back(
         {{result.stats.density, error, tooltip(name, result.stats.density, error)},
          css_class,
-         head || result.method == Method::kBinary ? ""
-         : result.method == Method::kPsa          ? "this run"
-                                                  : name});
+         css_class == "other" ? name : ""});
   }
   return chart;
 }

@@ -93,6 +93,7 @@ std::vector<index_t> parse_sizes(const Given& given, std::size_t count, const st
     reject(given, "expected " + std::to_string(count) + " whole numbers, " + form);
   }
   std::vector<index_t> sizes;
+  sizes.reserve(parts.size());
   for (const std::string_view part : parts) {
     sizes.push_back(parse_integer({"a number of " + given.label, part}, low, high));
   }
@@ -106,6 +107,7 @@ std::vector<float> parse_numbers(const Given& given, std::size_t max_count, doub
     reject(given, "allowed: 1.." + std::to_string(max_count) + " numbers between commas");
   }
   std::vector<float> numbers;
+  numbers.reserve(parts.size());
   for (const std::string_view part : parts) {
     numbers.push_back(
         static_cast<float>(parse_number({"a number of " + given.label, part}, low, high)));
