@@ -29,7 +29,7 @@
 #include <numbers>
 
 #include "core/ledger.hpp"
-#include "cuda/importance/estimate.hpp"
+#include "cuda/importance/estimate.cuh"
 #include "cuda/launch.cuh"
 #include "cuda/stages.hpp"
 #include "psa/error.hpp"

@@ -5,7 +5,7 @@
 
 #include <algorithm>
 
-#include "cuda/importance/estimate.hpp"
+#include "cuda/importance/estimate.cuh"
 #include "cuda/importance/kernel.cuh"
 #include "cuda/launch.cuh"
 #include "psa/error.hpp"

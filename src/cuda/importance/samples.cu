@@ -5,7 +5,7 @@
 // offsets up.
 
 #include "cuda/grid.hpp"
-#include "cuda/importance/estimate.hpp"
+#include "cuda/importance/estimate.cuh"
 #include "cuda/launch.cuh"
 #include "semantics/importance.hpp"
 

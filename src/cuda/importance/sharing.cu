@@ -5,7 +5,7 @@
 // sharing two reads.
 
 #include "cuda/grid.hpp"
-#include "cuda/importance/estimate.hpp"
+#include "cuda/importance/estimate.cuh"
 #include "cuda/importance/probes.cuh"
 #include "cuda/launch.cuh"
 #include "semantics/blocks.hpp"
