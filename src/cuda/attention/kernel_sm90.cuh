@@ -6,7 +6,8 @@
 // A persistent CTA per SM takes query blocks from a counter. Three warpgroups:
 //
 //   producer   lists the KV pieces of a query block (kv_stream.cuh) and copies q, then K and V
-//              tiles of kTileKv stream rows, row by row with cp.async: any level, order and stride
+//              tiles of kTileKv stream rows: pieces that lie in memory as they are read as boxes
+//              (TMA, kv_maps.cuh), all others row by row (cp.async): any level, order and stride
 //   consumers  64 query rows each: S = q·Kᵀ, online soft-max, out += P·V, P in registers
 //
 //   producer    K0 K1 V0 K2 V1 K3 ...                    (each waits for its slot to be empty)
