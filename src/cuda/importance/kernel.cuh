@@ -10,19 +10,20 @@
 //
 //   item    rows ──► for each tile of columns: products ──► pieces to the slab
 //           barrier ──► each warp: references of its rows, from the slab
-//           barrier ──► each thread: importance of its KV blocks, from the slab
+//           barrier ──► each warp: importance of its KV blocks, from the slab
 //
 // A tile is `parts` x `chunks` pieces of 64 channels. Chunks pass through a ring of 2 to 4 stages
 // in shared memory; all threads copy and all warps multiply. Chunk n, with s stages:
 //
 //   wait for chunk n · barrier (nobody reads chunk n - 1 any more)
-//   start the copy of chunk n + s - 1 over chunk n - 1
-//   find the tokens of chunk n + s, if it begins a part; multiply chunk n
-//   last chunk of a tile: hide columns, reduce, store pieces
+//   feed: start the copy of chunk n + s - 1 over chunk n - 1; find the tokens of chunk n + s, if it
+//         begins a part
+//   multiply chunk n; last chunk of a tile: hide columns, reduce, store pieces
 //   list those tokens, and the rules of the next tile
 //
-// Shapes. A warp multiplies 64 rows with 64 columns: 8 ldmatrix for 32 mma. (With 32 rows shared
-// memory would be the limit, at 119 of its 128 bytes per cycle.) Two warps stand side by side.
+// Shapes. A warp multiplies 64 rows with 64 columns: 8 ldmatrix for 32 mma, by arithmetic 79 of the
+// 128 bytes per cycle that shared memory has on an H100. With 32 rows it would be 119, and no room
+// for copies. Two warps stand side by side.
 //   kTokens         128 rows, 2 CTAs per SM: one multiplies while the other reduces
 //   kMeans          64 rows of 32 a warp: an element of q is a sum of 2 or 3 (operands.cuh), which
 //                   share the fragments of k
@@ -80,8 +81,8 @@ struct alignas(128) Lists {
   int row_tokens[2][V::kRows];         // of part n: [n % 2]
   int column_tokens[2][kTileColumns];  // of part n: [n % 2]
   ColumnRule rules[2][kTileColumns];   // of tile n: [n % 2]
-  int row_positions[V::kRows];         // kNoPosition: there is no such row
-  float row_scale_log2[V::kRows];      // kTakesMeans: what products are multiplied by
+  ProbeRow rows[V::kRows];
+  float row_scale_log2[V::kRows];  // kTakesMeans: what products are multiplied by
   float row_references[V::kRows];
 };
 
@@ -151,13 +152,12 @@ __device__ inline PartTokens find_tokens(const Work<V>& w, const Cursor& at) {
   const auto thread = static_cast<int>(threadIdx.x);
   PartTokens tokens;
   if (thread < kTileColumns) {
-    const Range keys =
-        column_keys(w.p, w.lists.item, static_cast<index_t>(at.tile) * kTileColumns + thread);
-    tokens.column = column_token(w.p, w.lists.k, keys, at.part);
+    tokens.column =
+        column_token(w.p, w.lists.k, w.lists.item, at.tile * kTileColumns + thread, at.part);
   }
   if constexpr (!V::kStays) {
     if (thread < V::kRows) {
-      tokens.row = row_token(w.p, w.lists.q, row_queries(w.p, w.lists.item, thread), at.part);
+      tokens.row = row_token(w.p, w.lists.q, w.lists.rows[thread], at.part);
     }
   }
   return tokens;
@@ -177,8 +177,7 @@ template <typename V>
 __device__ inline bool list_rules(const Work<V>& w, int tile) {
   const auto thread = static_cast<int>(threadIdx.x);
   if (thread >= kTileColumns) return false;
-  const ColumnRule rule =
-      column_rule(w.p, w.lists.item, static_cast<index_t>(tile) * kTileColumns + thread);
+  const ColumnRule rule = column_rule(w.p, w.lists.item, tile * kTileColumns + thread);
   w.lists.rules[tile % 2][thread] = rule;
   return rule.hides_from(w.p.is_causal, w.lists.item.first_position);
 }
@@ -188,10 +187,10 @@ template <typename V>
 __device__ inline void list_rows(const Work<V>& w) {
   const auto thread = static_cast<int>(threadIdx.x);
   if (thread >= V::kRows) return;
-  const Range queries = row_queries(w.p, w.lists.item, thread);
-  w.lists.row_positions[thread] = row_position(w.p, w.lists.item, queries);
+  const ProbeRow row = row_at(w.p, w.lists.item, thread);
+  w.lists.rows[thread] = row;
   if constexpr (V::kStays && !V::kTakesMeans) {
-    w.lists.row_tokens[0][thread] = row_token(w.p, w.lists.q, queries, 0);
+    w.lists.row_tokens[0][thread] = row_token(w.p, w.lists.q, row, 0);
   }
 }
 
@@ -199,7 +198,7 @@ __device__ inline void list_rows(const Work<V>& w) {
 template <typename V>
 __device__ inline void fetch_rows(const Work<V>& w) {
   if constexpr (V::kTakesMeans) {
-    store_means<typename V::Element, V::kRows, V::kThreads>(w.p, w.lists.item, w.lists.q,
+    store_means<typename V::Element, V::kRows, V::kThreads>(w.p, w.lists.rows, w.lists.q,
                                                             w.resident, w.lists.row_scale_log2);
   } else if constexpr (V::kStays) {
     for (int chunk = 0; chunk < w.p.chunks; ++chunk) {
@@ -302,7 +301,7 @@ __device__ __forceinline__ void hide_columns(const Work<V>& w, const ColumnRule*
     const ColumnRule* own = rules + lane_column(n);
 #pragma unroll
     for (int eighth = 0; eighth < 2 * V::kRowTiles; ++eighth) {
-      const int position = w.lists.row_positions[lane_row<V>(eighth)];
+      const int position = w.lists.rows[lane_row<V>(eighth)].position;
 #pragma unroll
       for (int i = 0; i < 2; ++i) {
         float& product = products[eighth / 2][n][eighth % 2 * 2 + i];
@@ -374,6 +373,14 @@ __device__ inline void wait_chunk(int stages) {
   }
 }
 
+/// Of two warps that share a scheduler in a CTA of eight, one copies before it multiplies and the
+/// other one afterwards, so that the tensor cores have work meanwhile. CTAs of four have each
+/// other.
+template <typename V>
+__device__ inline bool feeds_first() {
+  return V::kThreads <= 128 || warp_id() < 4;
+}
+
 /// Starts the copies of the first stages - 1 chunks, and lists the tokens of the one after.
 template <typename V>
 __device__ inline void fill_ring(const Work<V>& w, int chunks, Cursor& load) {
@@ -406,12 +413,14 @@ __device__ __forceinline__ void sweep_tiles(const Work<V>& w) {
       has_hidden = any;
       clear<V>(products);
     }
-    if (n + p.stages - 1 < chunks) copy_chunk(w, load);
-    commit_copies();
-    load.advance(p);
     PartTokens next;
-    if (load.begins_part()) next = find_tokens(w, load);
-
+    const auto feed = [&] {
+      if (n + p.stages - 1 < chunks) copy_chunk(w, load);
+      commit_copies();
+      load.advance(p);
+      if (load.begins_part()) next = find_tokens(w, load);
+    };
+    if (feeds_first<V>()) feed();
     const std::uint32_t columns = w.stage(at.slot);
     std::uint32_t rows = columns + SharedLayout<V>::kColumnBytes;
     if constexpr (V::kStays) {
@@ -419,6 +428,7 @@ __device__ __forceinline__ void sweep_tiles(const Work<V>& w) {
     }
     const auto term_bytes = static_cast<std::uint32_t>(p.chunks * SharedLayout<V>::kRowChunkBytes);
     multiply_chunk<V>(rows, term_bytes, columns, products);
+    if (!feeds_first<V>()) feed();
     if (at.ends_tile(p)) {
       const ColumnRule* rules = w.lists.rules[at.tile % 2];
       if (has_hidden) hide_columns<V>(w, rules, products);
@@ -431,34 +441,42 @@ __device__ __forceinline__ void sweep_tiles(const Work<V>& w) {
   wait_copies<0>();
 }
 
-/// The importance of the item's query blocks, from the pieces of its rows.
+/// Lists what the pieces of each row are related to. The warps take turns.
+template <typename V>
+__device__ inline void list_references(const Work<V>& w) {
+  static_assert(V::kRows % kWarpRowsAtOnce == 0);
+  const int pieces = (w.lists.item.tiles * kTileColumns) >> min(w.p.log2_columns, kMaxLog2Piece);
+  for (int first = warp_id() * kWarpRowsAtOnce; first < V::kRows;
+       first += V::kThreads / 32 * kWarpRowsAtOnce) {
+    float references[kWarpRowsAtOnce];
+    find_references<V::kReduction>(w.p, w.slab + static_cast<index_t>(first) * w.p.slab_width,
+                                   pieces, references);
+#pragma unroll
+    for (int r = 0; r < kWarpRowsAtOnce; ++r) {
+      const bool exists = w.lists.rows[first + r].exists();
+      if (lane_id() == 0) w.lists.row_references[first + r] = exists ? references[r] : kLeftOut;
+    }
+  }
+}
+
+/// The importance of the item's query blocks, from the pieces of their rows. A warp takes
+/// kWarpBlocks KV blocks of a query block at a time.
 template <typename V>
 __device__ inline void store_importance(const Work<V>& w) {
   const Params& p = w.p;
-  const int pieces = (w.lists.item.tiles * kTileColumns) >> min(p.log2_columns, kMaxLog2Piece);
-  for (int row = warp_id(); row < V::kRows; row += V::kThreads / 32) {
-    float reference = kLeftOut;
-    if (w.lists.row_positions[row] != kNoPosition) {
-      reference =
-          row_reference<V::kReduction>(w.slab + static_cast<index_t>(row) * p.slab_width, pieces);
-    }
-    if (lane_id() == 0) w.lists.row_references[row] = reference;
-  }
-  __syncthreads();
-  const int log2_block_pieces = max(p.log2_columns - kMaxLog2Piece, 0);
+  const Item& item = w.lists.item;
   const index_t chunk_blocks = p.q_block_end - p.q_block_begin;
-  for (int block = 0; block < w.lists.item.blocks; ++block) {
-    const int q_block = w.lists.item.first_block + block;
-    const int visible = visible_blocks(p, w.lists.item, block_queries(p, q_block));
+  const int groups = (p.num_kv_blocks + kWarpBlocks - 1) / kWarpBlocks;
+  for (int i = warp_id(); i < item.blocks * groups; i += V::kThreads / 32) {
+    const int block = i / groups;
+    const int q_block = item.first_block + block;
+    const int visible = visible_blocks(p, item, block_queries(p, q_block));
     const int first_row = block * p.rows_per_block;
-    const float* rows = w.slab + static_cast<index_t>(first_row) * p.slab_width;
-    float* to = p.importance +
-                (w.lists.item.head_q * chunk_blocks + q_block - p.q_block_begin) * p.num_kv_blocks;
-    for (int j = static_cast<int>(threadIdx.x); j < p.num_kv_blocks; j += V::kThreads) {
-      to[j] = j < visible ? block_importance<V::kReduction>(p, rows + (j << log2_block_pieces),
-                                                            w.lists.row_references + first_row)
-                          : 0.0F;
-    }
+    float* importance =
+        p.importance + (item.head_q * chunk_blocks + q_block - p.q_block_begin) * p.num_kv_blocks;
+    store_blocks<V::kReduction>(p, w.slab + static_cast<index_t>(first_row) * p.slab_width,
+                                w.lists.row_references + first_row, i % groups * kWarpBlocks,
+                                visible, importance);
   }
 }
 
@@ -491,6 +509,8 @@ __global__ void __launch_bounds__(V::kThreads, V::kCtasPerSm)
     __syncthreads();
     if (work.lists.item.tiles > 0) sweep_tiles(work);
     __syncthreads();  // all pieces are in the slab
+    list_references(work);
+    __syncthreads();
     store_importance(work);
     __syncthreads();  // nobody reads the lists any more
   }

@@ -111,27 +111,34 @@ __device__ inline Bits next_term(float mean, float& rest) {
   return static_cast<Bits>((signbit(mean) ? 0x8000 : 0) | 1);
 }
 
-/// Sums of 8 channels over the tokens of a row, eight loads under way at a time.
+/// Sums of 8 channels over the tokens of a row, eight loads under way at a time. Behind the last
+/// token they repeat it, so that none waits for a branch.
 template <typename Element, bool kAligned>
-__device__ inline void sum_tokens(const Params& p, const KvHead<Bits>& q, Range queries,
+__device__ inline void sum_tokens(const Params& p, const KvHead<Bits>& q, const ProbeRow& row,
                                   int channel, float (&sum)[kThreadChannels]) {
   constexpr int kLoads = 8;
-  for (index_t first = queries.begin; first < queries.end; first += kLoads) {
+  for (int first = row.begin; first < row.end; first += kLoads) {
+    int token[kLoads];
+#pragma unroll
+    for (int i = 0; i < kLoads; ++i) token[i] = min(first + i, row.end - 1);
+    if (q.order != nullptr) {
+#pragma unroll
+      for (int& t : token) t = __ldg(q.order + t);
+    }
     uint4 loaded[kLoads];
 #pragma unroll
     for (int i = 0; i < kLoads; ++i) {
-      loaded[i] = {};
-      if (first + i >= queries.end) continue;
-      const Bits* token = q.data + token_at(q, first + i) * q.token_stride;
-      loaded[i] = load_channels<kAligned>(token + channel, p.head_dim - channel);
+      const Bits* from = q.data + token[i] * q.token_stride + channel;
+      loaded[i] = load_channels<kAligned>(from, p.head_dim - channel);
     }
 #pragma unroll
     for (int i = 0; i < kLoads; ++i) {
+      const bool exists = first + i < row.end;
 #pragma unroll
       for (int c = 0; c < kThreadChannels; c += 2) {
         const float2 pair = unpack_pair<Element>(loaded[i], c / 2);
-        sum[c] += pair.x;
-        sum[c + 1] += pair.y;
+        sum[c] += exists ? pair.x : 0.0F;
+        sum[c + 1] += exists ? pair.y : 0.0F;
       }
     }
   }
@@ -151,28 +158,28 @@ __device__ inline float row_factor(const float (&mean)[kThreadChannels], int lan
   return largest == 0.0F ? 1.0F : ldexpf(1.0F, kTopExponent - ilogbf(largest));
 }
 
-/// Writes the means of an item's rows to `to` [kTerms, chunks, kRows, 64] and what their logits are
-/// multiplied by to `scale_log2` [kRows]. All threads.
+/// Writes the means of the tokens of `rows` to `to` [kTerms, chunks, kRows, 64] and what their
+/// logits are multiplied by to `scale_log2` [kRows]. All threads.
 template <typename Element, int kRows, int kThreads>
-__device__ inline void store_means(const Params& p, const Item& item, const KvHead<Bits>& q,
+__device__ inline void store_means(const Params& p, const ProbeRow* rows, const KvHead<Bits>& q,
                                    std::uint32_t to, float* scale_log2) {
   const int pieces = p.chunks * kRowPieces;
   const int lanes = pieces <= 8 ? 8 : pieces <= 16 ? 16 : 32;  // threads of a row
   const int lane = static_cast<int>(threadIdx.x) % lanes;
   const int channel = lane * kThreadChannels;
   for (int row = static_cast<int>(threadIdx.x) / lanes; row < kRows; row += kThreads / lanes) {
-    const Range queries = row_queries(p, item, row);
+    const ProbeRow tokens = rows[row];
     float mean[kThreadChannels] = {};
     if (channel < p.head_dim) {
       if (p.has_aligned_rows) {
-        sum_tokens<Element, true>(p, q, queries, channel, mean);
+        sum_tokens<Element, true>(p, q, tokens, channel, mean);
       } else {
-        sum_tokens<Element, false>(p, q, queries, channel, mean);
+        sum_tokens<Element, false>(p, q, tokens, channel, mean);
       }
     }
-    const auto tokens = static_cast<float>(queries.size() > 0 ? queries.size() : 1);
+    const auto count = static_cast<float>(max(tokens.end - tokens.begin, 1));
 #pragma unroll
-    for (int c = 0; c < kThreadChannels; ++c) mean[c] /= tokens;
+    for (int c = 0; c < kThreadChannels; ++c) mean[c] /= count;
     float factor = 1.0F;
     if constexpr (Split<Element>::kScales) factor = row_factor(mean, lanes);
     if (lane == 0) scale_log2[row] = p.scale_log2 / factor;

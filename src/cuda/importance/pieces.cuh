@@ -12,9 +12,10 @@
 // reduced over the rows of a query block. One number per piece is enough for that, so the products
 // are computed once; two passes over them would need no slab, but twice the tensor work.
 //
-// NaN: a row whose logits are all NaN or -inf is left out, one that also has numbers among them
-// makes its block NaN unless only maxima count. So kLogSum tells three cases apart: NaN for a piece
-// of a row (64 columns of it) without a number, +inf for one that has both, whose sum is NaN.
+// NaN: a row whose logits are all NaN or -inf is left out. One that has numbers, too, is not: its
+// NaN makes all its shares NaN (maxima ignore it). kLogSum must tell the two from the pieces alone:
+// a sum that is NaN is written as +inf if the warp's 64 columns of the row hold a number, else as
+// NaN. Both spoil the row's sum; only the first says that it counts.
 
 #include <cstdint>
 
@@ -41,6 +42,13 @@ __device__ inline float exp2_approx(float x) {
   return y;
 }
 
+/// 2 units in the last place, 2^-22 next to 1; 0 gives -inf.
+__device__ inline float log2_approx(float x) {
+  float y;
+  asm("lg2.approx.ftz.f32 %0, %1;" : "=f"(y) : "f"(x));
+  return y;
+}
+
 /// What exponents are taken relative to. Where nothing was seen, -inf minus -inf must not arise.
 __device__ inline float reference_of(float largest) {
   return largest == -INFINITY ? 0.0F : largest;
@@ -55,7 +63,8 @@ struct Sum {
 
 // ---- one row of a warp tile ---------------------------------------------------------------------
 
-/// Halves kCount values per lane together with lane ^ kMask; a single one is given to both lanes.
+/// Combines kCount values per lane with those of lane ^ kMask. Each lane keeps half of the results;
+/// a single one is given to both.
 template <int kCount, int kMask, typename Op>
 __device__ __forceinline__ void fold_lanes(float (&v)[kLaneColumns], const Op& op) {
   if constexpr (kCount == 1) {
@@ -71,7 +80,7 @@ __device__ __forceinline__ void fold_lanes(float (&v)[kLaneColumns], const Op& o
   }
 }
 
-/// Halves a lane's first kCount values together, kTimes over.
+/// Combines a lane's first kCount values in pairs, kTimes over.
 template <int kCount, int kTimes, typename Op>
 __device__ __forceinline__ void fold_values(float (&v)[kLaneColumns], const Op& op) {
   if constexpr (kTimes > 0) {
@@ -156,11 +165,14 @@ __device__ __forceinline__ void take_log_sums(float scale_log2, const float (&bi
 #pragma unroll
   for (int i = 0; i < kLanePieces<kLog2Piece>; ++i) {
     const bool has_both = isnan(v[i]) && largest > -INFINITY;
-    v[i] = has_both ? INFINITY : reference + log2f(v[i]);
+    v[i] = has_both ? INFINITY : reference + log2_approx(v[i]);
   }
 }
 
 // ---- the rows of an item ------------------------------------------------------------------------
+
+inline constexpr int kWarpRowsAtOnce = 4;  ///< whose pieces a warp reads side by side
+inline constexpr int kLaneLoads = 8;       ///< of each of them: 32 loads under way
 
 /// Largest piece of a row and, for kLogSum, the sum of exp2(piece - largest).
 struct RowState {
@@ -168,35 +180,24 @@ struct RowState {
   float sum = 0.0F;
 };
 
-/// The pieces that one lane of a warp sees, eight loads under way at a time.
 template <Reduction kReduction>
-__device__ inline RowState lane_state(const float* pieces, int count) {
-  constexpr int kLoads = 8;
-  RowState state;
-  for (int first = lane_id(); first < count; first += 32 * kLoads) {
-    float v[kLoads];
-    float largest = state.largest;
+__device__ inline void add_pieces(const float (&v)[kLaneLoads], RowState& state) {
+  float largest = state.largest;
 #pragma unroll
-    for (int i = 0; i < kLoads; ++i) {
-      v[i] = first + 32 * i < count ? __ldcg(pieces + first + 32 * i) : -INFINITY;
-    }
+  for (const float x : v) largest = fmaxf(largest, x);
+  if constexpr (kReduction == Reduction::kLogSum) {
+    const float reference = reference_of(largest);
+    state.sum *= exp2_approx(state.largest - reference);
 #pragma unroll
-    for (int i = 0; i < kLoads; ++i) largest = fmaxf(largest, v[i]);
-    if constexpr (kReduction == Reduction::kLogSum) {
-      const float reference = reference_of(largest);
-      state.sum *= exp2_approx(state.largest - reference);
-#pragma unroll
-      for (int i = 0; i < kLoads; ++i) state.sum += exp2_approx(v[i] - reference);
-    }
-    state.largest = largest;
+    for (const float x : v) state.sum += exp2_approx(x - reference);
   }
-  return state;
+  state.largest = largest;
 }
 
-/// What the pieces of a row are related to: its largest logit, or log2 of its sum. One warp.
+/// What the pieces of a row are related to, from what each lane has seen of it: its largest logit,
+/// or log2 of its sum.
 template <Reduction kReduction>
-__device__ inline float row_reference(const float* pieces, int count) {
-  const RowState lane = lane_state<kReduction>(pieces, count);
+__device__ inline float combine_lanes(const RowState& lane) {
   float largest = lane.largest;
 #pragma unroll
   for (int mask = 16; mask > 0; mask /= 2) {
@@ -210,32 +211,105 @@ __device__ inline float row_reference(const float* pieces, int count) {
   return largest + log2f(sum);
 }
 
-/// Importance of one KV block for the rows of a query block: `pieces` [rows, slab_width] of their
-/// first piece.
+/// References of kWarpRowsAtOnce rows, from their first `count` pieces. One warp.
 template <Reduction kReduction>
-__device__ inline float block_importance(const Params& p, const float* pieces,
-                                         const float* references) {
-  const int pieces_per_block = p.log2_columns > kMaxLog2Piece ? 2 : 1;
-  float peak_log2 = -INFINITY;
-  float share = 0.0F;
+__device__ inline void find_references(const Params& p, const float* rows, int count,
+                                       float (&references)[kWarpRowsAtOnce]) {
+  RowState state[kWarpRowsAtOnce];
+  for (int first = lane_id(); first < count; first += 32 * kLaneLoads) {
+    float v[kWarpRowsAtOnce][kLaneLoads];
+#pragma unroll
+    for (int r = 0; r < kWarpRowsAtOnce; ++r) {
+      const float* row = rows + static_cast<index_t>(r) * p.slab_width;
+#pragma unroll
+      for (int i = 0; i < kLaneLoads; ++i) {
+        const int piece = first + 32 * i;
+        v[r][i] = piece < count ? __ldcg(row + piece) : -INFINITY;
+      }
+    }
+#pragma unroll
+    for (int r = 0; r < kWarpRowsAtOnce; ++r) add_pieces<kReduction>(v[r], state[r]);
+  }
+#pragma unroll
+  for (int r = 0; r < kWarpRowsAtOnce; ++r) references[r] = combine_lanes<kReduction>(state[r]);
+}
+
+inline constexpr int kLaneBlocks = 4;                 ///< KV blocks that a lane reduces at a time
+inline constexpr int kWarpBlocks = 32 * kLaneBlocks;  ///< the same for a warp
+
+/// Rows of a query block and the pieces of some KV blocks in them.
+struct BlockPieces {
+  const float* rows;        // [count, slab_width]
+  const float* references;  // [count]
+  int count;
+  int offset[kLaneBlocks];  // of this lane's blocks in a row
+};
+
+/// Adds one piece of each of a lane's blocks to `reduced`: for kMax the largest ratio in log2
+/// units, else the sum of shares. 32 loads under way at a time. How many rows are not left out.
+template <Reduction kReduction>
+__device__ inline int reduce_rows(const Params& p, const BlockPieces& pieces, int piece,
+                                  float (&reduced)[kLaneBlocks]) {
+  constexpr int kRowsAtOnce = 8;
   int counted = 0;
-  for (int piece = 0; piece < pieces_per_block; ++piece) {
-#pragma unroll 8
-    for (int row = 0; row < p.rows_per_block; ++row) {
-      const float reference = references[row];
-      const float ratio_log2 =
-          __ldcg(pieces + static_cast<index_t>(row) * p.slab_width + piece) - reference;
-      const bool counts = reference != kLeftOut;
-      if constexpr (kReduction == Reduction::kMax) {
-        peak_log2 = fmaxf(peak_log2, counts ? ratio_log2 : -INFINITY);
-      } else {
-        share += counts ? exp2_approx(ratio_log2) : 0.0F;
-        counted += counts && piece == 0 ? 1 : 0;
+  for (int first = 0; first < pieces.count; first += kRowsAtOnce) {
+    float v[kRowsAtOnce][kLaneBlocks];
+#pragma unroll
+    for (int r = 0; r < kRowsAtOnce; ++r) {
+      const int row = min(first + r, pieces.count - 1);
+      const float* from = pieces.rows + static_cast<index_t>(row) * p.slab_width + piece;
+#pragma unroll
+      for (int i = 0; i < kLaneBlocks; ++i) v[r][i] = __ldcg(from + pieces.offset[i]);
+    }
+#pragma unroll
+    for (int r = 0; r < kRowsAtOnce; ++r) {
+      const int row = min(first + r, pieces.count - 1);
+      const float reference = pieces.references[row];
+      const bool counts = first + r < pieces.count && reference != kLeftOut;
+      counted += counts ? 1 : 0;
+#pragma unroll
+      for (int i = 0; i < kLaneBlocks; ++i) {
+        const float ratio_log2 = v[r][i] - reference;
+        if constexpr (kReduction == Reduction::kMax) {
+          reduced[i] = fmaxf(reduced[i], counts ? ratio_log2 : -INFINITY);
+        } else {
+          reduced[i] += counts ? exp2_approx(ratio_log2) : 0.0F;
+        }
       }
     }
   }
-  if constexpr (kReduction == Reduction::kMax) return exp2_approx(peak_log2);
-  return counted == 0 ? 0.0F : share / static_cast<float>(counted);
+  return counted;
+}
+
+/// Writes the importance of up to kWarpBlocks KV blocks, from `first` on, for the query block whose
+/// `rows` [count, slab_width] are given; from `visible` on it is 0. One warp.
+template <Reduction kReduction>
+__device__ inline void store_blocks(const Params& p, const float* rows, const float* references,
+                                    int first, int visible, float* importance) {
+  const int log2_pieces = max(p.log2_columns - kMaxLog2Piece, 0);  // of a block
+  BlockPieces pieces{.rows = rows, .references = references, .count = p.rows_per_block};
+  float reduced[kLaneBlocks];
+#pragma unroll
+  for (int i = 0; i < kLaneBlocks; ++i) {
+    pieces.offset[i] = min(first + lane_id() + 32 * i, visible - 1) << log2_pieces;
+    reduced[i] = kReduction == Reduction::kMax ? -INFINITY : 0.0F;
+  }
+  int counted = 0;
+  for (int piece = 0; first < visible && piece < 1 << log2_pieces; ++piece) {
+    counted = reduce_rows<kReduction>(p, pieces, piece, reduced);
+  }
+#pragma unroll
+  for (int i = 0; i < kLaneBlocks; ++i) {
+    const int block = first + lane_id() + 32 * i;
+    if (block >= p.num_kv_blocks) break;
+    float x = 0.0F;
+    if constexpr (kReduction == Reduction::kMax) {
+      x = exp2_approx(reduced[i]);
+    } else if (counted > 0) {
+      x = reduced[i] / static_cast<float>(counted);
+    }
+    importance[block] = block < visible ? x : 0.0F;
+  }
 }
 
 }  // namespace psa::cuda::estimation

@@ -26,8 +26,6 @@ namespace psa::cuda::estimation {
 using semantics::Range;
 
 inline constexpr int kNoToken = -1;
-/// Position of a row that does not exist; no real position is as small (S-8, lengths < 2^31 - 256).
-inline constexpr int kNoPosition = -0x7FFFFFFF - 1;
 
 /// Consecutive query blocks of one head.
 struct Item {
@@ -88,51 +86,62 @@ __device__ inline Range row_queries(const Params& p, const Item& item, int row) 
   const int block = row / p.rows_per_block;
   const int place = row % p.rows_per_block;
   if (block >= item.blocks) return {0, 0};
-  const Range queries = block_queries(p, item.first_block + block);
+  const index_t q_block = item.first_block + block;
   if (p.takes_samples()) {
     const int offset = p.q_offsets[static_cast<index_t>(item.head_q) * kMaxBlock + place];
-    const index_t position = semantics::sample_position(queries, offset);
+    const index_t position = semantics::sample_position(block_queries(p, q_block), offset);
     return {position, position + 1};
   }
-  return semantics::pooled_tokens(queries.begin / p.group_tokens + place, p.group_tokens, p.len_q);
+  return semantics::pooled_tokens(q_block * p.rows_per_block + place, p.group_tokens, p.len_q);
 }
 
-/// The last query of a row decides what it sees.
-__device__ inline int row_position(const Params& p, const Item& item, Range queries) {
-  if (queries.size() <= 0) return kNoPosition;
-  return static_cast<int>(semantics::causal_position(queries.end - 1, p.len_q, item.key_count));
+/// A row as a CTA lists it.
+struct ProbeRow {
+  int begin, end;  // positions of q
+  int position;    // of its last query, which decides what it sees, on the axis of the keys
+
+  [[nodiscard]] __device__ bool exists() const { return begin < end; }
+};
+
+__device__ inline ProbeRow row_at(const Params& p, const Item& item, int row) {
+  const Range queries = row_queries(p, item, row);
+  const index_t position = semantics::causal_position(queries.end - 1, p.len_q, item.key_count);
+  return {static_cast<int>(queries.begin), static_cast<int>(queries.end),
+          static_cast<int>(position)};
 }
 
 /// Token of q that a row holds in part `part` of the dot products.
-__device__ inline int row_token(const Params& p, const KvHead<Bits>& q, Range queries, int part) {
-  const index_t position =
-      queries.begin + (p.takes_samples() ? 0 : semantics::antidiagonal_query_offset(part, p.parts));
-  return position < queries.end ? static_cast<int>(token_at(q, position)) : kNoToken;
+__device__ inline int row_token(const Params& p, const KvHead<Bits>& q, const ProbeRow& row,
+                                int part) {
+  const index_t offset =
+      p.takes_samples() ? 0 : semantics::antidiagonal_query_offset(part, p.parts);
+  const index_t position = row.begin + offset;
+  return position < row.end ? static_cast<int>(token_at(q, position)) : kNoToken;
 }
 
 // ---- columns ------------------------------------------------------------------------------------
 
 /// Positions of k that column `column` of an item stands for; none: there is no such column.
-__device__ inline Range column_keys(const Params& p, const Item& item, index_t column) {
+__device__ inline Range column_keys(const Params& p, const Item& item, int column) {
   const index_t block = column >> p.log2_columns;
-  const auto place = static_cast<int>(column - (block << p.log2_columns));
-  const Range keys = semantics::block_range(block, p.block_kv, item.key_count);
-  if (keys.size() <= 0 || place >= p.columns_per_block) return {0, 0};
+  const int place = column & ((1 << p.log2_columns) - 1);
+  if (place >= p.columns_per_block) return {0, 0};
   if (p.takes_samples()) {
+    const Range keys = semantics::block_range(block, p.block_kv, item.key_count);
+    if (keys.size() <= 0) return {0, 0};
     const int offset = p.kv_offsets[static_cast<index_t>(item.head_kv) * kMaxBlock + place];
     const index_t position = semantics::sample_position(keys, offset);
     return {position, position + 1};
   }
-  return semantics::pooled_tokens(keys.begin / p.group_tokens + place, p.group_tokens,
+  return semantics::pooled_tokens(block * p.columns_per_block + place, p.group_tokens,
                                   item.key_count);
 }
 
 /// Row of k, or of the pyramid, that a column holds in part `part` of the dot products.
-__device__ inline int column_token(const Params& p, const KvHead<Bits>& k, Range keys, int part) {
-  if (keys.size() <= 0) return kNoToken;
-  if (p.estimator == Importance::kPooledLse) {
-    return static_cast<int>(keys.begin / p.group_tokens);
-  }
+__device__ inline int column_token(const Params& p, const KvHead<Bits>& k, const Item& item,
+                                   int column, int part) {
+  const Range keys = column_keys(p, item, column);
+  if (p.estimator == Importance::kPooledLse) return keys.size() > 0 ? column : kNoToken;
   const index_t position = keys.begin + part;
   return position < keys.end ? static_cast<int>(token_at(k, position)) : kNoToken;
 }
@@ -147,11 +156,14 @@ struct alignas(8) ColumnRule {
   }
 };
 
-__device__ inline ColumnRule column_rule(const Params& p, const Item& item, index_t column) {
+__device__ inline ColumnRule column_rule(const Params& p, const Item& item, int column) {
   const Range keys = column_keys(p, item, column);
   if (keys.size() <= 0) return {-INFINITY, 0};
-  const Range block = semantics::block_range(column >> p.log2_columns, p.block_kv, item.key_count);
-  const index_t weight = p.takes_samples() ? block.size() : keys.size();
+  index_t weight = keys.size();
+  if (p.takes_samples()) {
+    const index_t block = column >> p.log2_columns;
+    weight = semantics::block_range(block, p.block_kv, item.key_count).size();
+  }
   const bool by_last = p.estimator == Importance::kPooledLse;
   return {p.bias_log2[weight], static_cast<int>(by_last ? keys.end - 1 : keys.begin)};
 }
