@@ -16,7 +16,6 @@ import json
 import math
 import pathlib
 import statistics
-import subprocess
 import sys
 
 import torch
@@ -24,6 +23,7 @@ import torch.nn.functional as F
 from torch.nn.attention import SDPBackend, sdpa_kernel
 
 sys.path.insert(0, str(pathlib.Path(__file__).resolve().parent.parent / "python"))
+from provenance import command, commit  # noqa: E402
 from psa_abi import Psa  # noqa: E402
 
 WAN720 = {"grid": (21, 45, 80), "heads": 12, "head_dim": 128}
@@ -203,12 +203,6 @@ def run_row(psa, row, args):
     return result
 
 
-def commit():
-    found = subprocess.run(["git", "rev-parse", "--short", "HEAD"], capture_output=True, text=True,
-                           check=False)
-    return found.stdout.strip()
-
-
 def main():
     parser = argparse.ArgumentParser(description=__doc__.splitlines()[0])
     parser.add_argument("--library", required=True, help="path of libpsa.so, built with CUDA")
@@ -228,7 +222,7 @@ def main():
             torch.cuda.empty_cache()
     if args.json:
         report = {"device": torch.cuda.get_device_name(), "torch": torch.__version__,
-                  "commit": args.commit or commit(), "command": " ".join(["python"] + sys.argv),
+                  "commit": args.commit or commit(), "command": command(),
                   "rows": rows}
         with open(args.json, "w", encoding="utf-8") as file:
             json.dump(report, file, indent=1)

@@ -13,12 +13,12 @@ import os
 import platform
 import statistics
 import subprocess
-import sys
 import time
 
 import torch
 import torch.nn.functional as F
 
+from provenance import command, commit
 from psa_abi import Psa
 
 DTYPES = {"f32": torch.float32, "bf16": torch.bfloat16}
@@ -72,12 +72,6 @@ def processor():
         return platform.processor()
 
 
-def commit():
-    found = subprocess.run(["git", "rev-parse", "--short", "HEAD"], capture_output=True, text=True,
-                           check=False)
-    return found.stdout.strip()
-
-
 def main():
     parser = argparse.ArgumentParser(description=__doc__.splitlines()[0])
     parser.add_argument("--library", required=True, help="path of libpsa.so")
@@ -92,7 +86,7 @@ def main():
             for length, head_dim in SHAPES for name in DTYPES]
     if args.json:
         report = {"processor": processor(), "threads": args.threads, "torch": torch.__version__,
-                  "commit": commit(), "command": " ".join(["python"] + sys.argv), "rows": rows}
+                  "commit": commit(), "command": command(), "rows": rows}
         with open(args.json, "w", encoding="utf-8") as file:
             json.dump(report, file, indent=1)
             file.write("\n")

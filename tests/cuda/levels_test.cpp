@@ -14,63 +14,11 @@
 
 #include "cuda/cuda_test.hpp"
 #include "reference/backend.hpp"
+#include "support/level_cases.hpp"
 #include "support/stage_runner.hpp"
 
 namespace psa::testing {
 namespace {
-
-/// What the importance of a row can look like.
-enum class Kind { kSpread, kClose, kTies, kZeros, kSpecial };
-constexpr Kind kKinds[] = {Kind::kSpread, Kind::kClose, Kind::kTies, Kind::kZeros, Kind::kSpecial};
-
-std::vector<float> random_importance(const core::Geometry& g, Kind kind, std::uint64_t seed) {
-  constexpr float kInf = std::numeric_limits<float>::infinity();
-  constexpr float kNan = std::numeric_limits<float>::quiet_NaN();
-  constexpr float kSpecial[] = {kNan, kInf, -kInf, -1.0F, 0.0F, -0.0F, 3.0e38F, 1.0e-40F, 1.0F};
-  std::mt19937_64 generator(seed);
-  std::lognormal_distribution<float> spread(0.0F, 3.0F);
-  std::vector<float> importance(uniform_levels(g, 1).size());
-  for (float& x : importance) {
-    x = spread(generator);
-    // Neighbouring floats, and some far away: the widest search.
-    if (kind == Kind::kClose && generator() % 16 != 0) {
-      x = std::ldexp(static_cast<float>(0x800000 + generator() % 300), -24);
-    }
-    if (kind == Kind::kTies) x = std::floor(std::min(x, 4.0F));
-    if (kind == Kind::kZeros) x = 0.0F;
-    if (kind == Kind::kSpecial && generator() % 2 == 0) x = kSpecial[generator() % 9];
-  }
-  return importance;
-}
-
-std::vector<std::uint8_t> random_caps(const core::Geometry& g, std::uint64_t seed) {
-  std::mt19937_64 generator(seed);
-  std::vector<std::uint8_t> caps(
-      static_cast<std::size_t>(g.shape.batch * g.shape.heads_kv * g.num_kv_blocks));
-  for (auto& cap : caps) cap = static_cast<std::uint8_t>(1 + generator() % 5);
-  return caps;
-}
-
-/// Configurations that differ in the rule, in what is forced and in the rest.
-std::vector<Config> level_configs(const Config& base) {
-  std::vector<Config> configs;
-  for (const LevelRule rule : {LevelRule::kQuota, LevelRule::kThreshold}) {
-    Config config = base;
-    config.rule = rule;
-    configs.push_back(config);
-    config.rest = Rest::kSkip;
-    config.min_full_blocks = 3;
-    config.sink_blocks = 1;
-    config.budget = {0.0F, 0.2F, 0.2F, 0.9F, 1.0F};
-    config.num_levels = 5;
-    configs.push_back(config);
-    config.num_levels = 1;
-    config.min_full_blocks = 0;
-    config.budget[0] = 0.37F;
-    configs.push_back(config);
-  }
-  return configs;
-}
 
 /// One problem on the device, whole and in chunks, and with the reference.
 void expect_equal_levels(const Problem& problem, const std::vector<std::int32_t>& kv_lengths) {
@@ -78,7 +26,7 @@ void expect_equal_levels(const Problem& problem, const std::vector<std::int32_t>
   const StageRunner reference(reference::backend(), g);
   const StageRunner whole(cuda_backend(g), g);
   const StageRunner chunked(cuda_backend(g), g, {.chunk_q_blocks = 2});
-  for (const Kind kind : kKinds) {
+  for (const ImportanceKind kind : kImportanceKinds) {
     const auto importance = random_importance(g, kind, 11);
     for (const auto& caps : {std::vector<std::uint8_t>(), random_caps(g, 12)}) {
       SCOPED_TRACE(describe(problem) + ", kind " + std::to_string(static_cast<int>(kind)));

@@ -1,0 +1,28 @@
+// SPDX-License-Identifier: Apache-2.0
+#pragma once
+
+// What the levels stage of every backend is tested with: importance of every kind, similarity caps,
+// and configurations that differ in the rule, in what is forced and in the rest.
+
+#include <cstdint>
+#include <vector>
+
+#include "core/backend.hpp"
+
+namespace psa::testing {
+
+/// What the importance of a row can look like.
+enum class ImportanceKind { kSpread, kClose, kTies, kZeros, kSpecial };
+inline constexpr ImportanceKind kImportanceKinds[] = {
+    ImportanceKind::kSpread, ImportanceKind::kClose, ImportanceKind::kTies, ImportanceKind::kZeros,
+    ImportanceKind::kSpecial};
+
+/// [B, Hq, Nq, Nk].
+[[nodiscard]] std::vector<float> random_importance(const core::Geometry& geometry,
+                                                   ImportanceKind kind, std::uint64_t seed);
+/// [B, Hkv, Nk], each 1..5.
+[[nodiscard]] std::vector<std::uint8_t> random_caps(const core::Geometry& geometry,
+                                                    std::uint64_t seed);
+[[nodiscard]] std::vector<Config> level_configs(const Config& base);
+
+}  // namespace psa::testing
