@@ -55,6 +55,7 @@ struct Consumer {
 
   // The two rows of this thread.
   float max[2];     // reference of the exponents, raw logits
+  int limit[2];     // bits of the largest logit that max may stay behind; INT_MIN: look closer
   float sum[2];     // this lane's share
   int position[2];  // on the axis of the keys; INT_MAX without causal
   float out[kOutputs];
@@ -70,26 +71,24 @@ struct Consumer {
   __device__ int first_row() const { return consumer * 64 + warp * 16 + lane / 4; }
 
   __device__ void multiply_keys(float (&s)[kLogits]) const {
-    const std::uint32_t q = shared_address(shared.q) +
-                            static_cast<std::uint32_t>(consumer * 8 * Storage::kGranuleBytes);
-    const std::uint32_t k = shared_address(shared.k[k_ring.slot]);
+    const Operand q = operand(shared_address(shared.q), 16, Storage::kGranuleBytes)
+                          .at(consumer * 8 * Storage::kGranuleBytes);
+    const Operand k = operand(shared_address(shared.k), 16, Storage::kGranuleBytes)
+                          .at(k_ring.slot * Storage::kTileBytes);
 #pragma unroll
     for (int step = 0; step < Traits::kHeadDim / 16; ++step) {
-      const std::uint32_t at = static_cast<std::uint32_t>(step / 4) * kHalfBytes + step % 4 * 32U;
-      Wgmma<Element, Traits::kTileKv>::shared_times_shared(
-          s, operand(q + at, 16, Storage::kGranuleBytes),
-          operand(k + at, 16, Storage::kGranuleBytes), step > 0);
+      const int at = step / 4 * static_cast<int>(kHalfBytes) + step % 4 * 32;
+      Wgmma<Element, Traits::kTileKv>::shared_times_shared(s, q.at(at), k.at(at), step > 0);
     }
   }
 
   __device__ void multiply_values() {
-    const std::uint32_t v = shared_address(shared.v[v_ring.slot]);
+    const Operand v = operand(shared_address(shared.v), kHalfBytes, Storage::kGranuleBytes)
+                          .at(v_ring.slot * Storage::kTileBytes);
 #pragma unroll
     for (int step = 0; step < Traits::kTileKv / 16; ++step) {
       Wgmma<Element, Traits::kHeadDim>::registers_times_shared(
-          out, &weights[4 * step],
-          operand(v + static_cast<std::uint32_t>(step * 2 * Storage::kGranuleBytes), kHalfBytes,
-                  Storage::kGranuleBytes));
+          out, &weights[4 * step], v.at(step * 2 * Storage::kGranuleBytes));
     }
   }
 
@@ -114,14 +113,24 @@ struct Consumer {
     }
   }
 
-  /// s becomes P. Returns the factors that bring out and sum to the new reference.
-  __device__ float2 soft_max(float (&s)[kLogits], const Notes& notes) {
-    if (*reinterpret_cast<const std::uint32_t*>(notes.is_masked) != 0) mask(s, notes);
+  /// Whether a row of this warp needs raise_references(). Compares logits as integers, of which
+  /// Hopper takes the largest of three at a time; above zero they are ordered as floats are.
+  __device__ bool is_above_limit(const float (&s)[kLogits]) const {
+    int top[2] = {INT_MIN, INT_MIN};
+#pragma unroll
+    for (int j = 0; j < kLogits; j += 2) {
+      int& row_top = top[j / 2 % 2];
+      row_top = __vimax3_s32(row_top, __float_as_int(s[j]), __float_as_int(s[j + 1]));
+    }
+    return __any_sync(0xFFFFFFFFU, top[0] > limit[0] || top[1] > limit[1]);
+  }
+
+  /// Raises max where it lags too far. Returns the factors that bring out and sum to it.
+  __device__ float2 raise_references(float (&s)[kLogits], float (&shift)[2]) {
     float top[2] = {max[0], max[1]};
 #pragma unroll
     for (int j = 0; j < kLogits; ++j) top[j / 2 % 2] = fmaxf(top[j / 2 % 2], s[j]);
     float factor[2];
-    float shift[2];
 #pragma unroll
     for (int row = 0; row < 2; ++row) {
       top[row] = quad_max(top[row]);
@@ -132,7 +141,26 @@ struct Consumer {
       factor[row] = keeps ? 1.0F : exp2_approximate(max[row] * p.scale_log2 - shift[row]);
       max[row] = next;
       sum[row] *= factor[row];
+      const float highest = next + kMaxLagLog2 / p.scale_log2;
+      limit[row] = highest >= 0.0F ? __float_as_int(highest) : INT_MIN;
+      if (fabsf(shift[row]) <= kLargestShift) continue;
+      limit[row] = INT_MIN;
+      shift[row] = 0.0F;
+#pragma unroll
+      for (int j = 2 * row; j < kLogits; j += 4) {
+        s[j] -= next;
+        s[j + 1] -= next;
+      }
     }
+    return {factor[0], factor[1]};
+  }
+
+  /// s becomes P. Returns the factors that bring out to the new reference.
+  __device__ float2 soft_max(float (&s)[kLogits], const Notes& notes) {
+    if (*reinterpret_cast<const std::uint32_t*>(notes.is_masked) != 0) mask(s, notes);
+    float2 factor{1.0F, 1.0F};
+    float shift[2] = {max[0] * p.scale_log2, max[1] * p.scale_log2};
+    if (is_above_limit(s)) factor = raise_references(s, shift);
 #pragma unroll
     for (int granule = 0; granule < Traits::kTileKv / 8; ++granule) {
       const float bias = notes.bias[granule];
@@ -142,10 +170,12 @@ struct Consumer {
         float* pair = &s[4 * granule + 2 * row];
         pair[0] = exp2_approximate(fmaf(pair[0], p.scale_log2, constant));
         pair[1] = exp2_approximate(fmaf(pair[1], p.scale_log2, constant));
-        sum[row] += pair[0] + pair[1];
       }
     }
-    return {factor[0], factor[1]};
+    // Behind the exponentials, so that none of them waits for a sum.
+#pragma unroll
+    for (int j = 0; j < kLogits; j += 2) sum[j / 2 % 2] += s[j] + s[j + 1];
+    return factor;
   }
 
   __device__ void rescale(float2 factor) {
@@ -190,6 +220,7 @@ struct Consumer {
 #pragma unroll
     for (int row = 0; row < 2; ++row) {
       max[row] = -INFINITY;
+      limit[row] = INT_MIN;
       sum[row] = 0.0F;
       position[row] = p.is_causal ? q.first_position + first_row() + 8 * row : INT_MAX;
     }

@@ -99,8 +99,8 @@ using Scores = float[V::kRowTiles][V::kTileKeys / 8][4];
 template <typename V>
 struct WarpRows {
   float out[V::kRowTiles][V::kColumns / 8][4] = {};  // not normalised
-  float reference[V::kRowTiles][2];
-  float sum[V::kRowTiles][2] = {};  // this lane's columns only
+  float reference[V::kRowTiles][2];                  // largest logit so far, unscaled
+  float sum[V::kRowTiles][2] = {};                   // this lane's columns only
 };
 
 __device__ inline int lane_id() { return static_cast<int>(threadIdx.x % 32); }
@@ -325,10 +325,16 @@ __device__ __forceinline__ void hide_unseen(const AttentionParams& p, const Shar
   }
 }
 
-/// Raises the references to the largest logits so far, and scales what was summed by them.
+/// What scaled logits are taken relative to: the scaled references.
 template <typename V>
-__device__ __forceinline__ void raise_references(const Scores<V>& s, float scale_log2,
-                                                 WarpRows<V>& rows) {
+using Shifts = float[V::kRowTiles][2];
+
+/// Raises the references to the largest logits so far, and scales what was summed by them. Logits
+/// that are so large that rounding of a scaled one matters (kLargestShift) become relative to the
+/// reference.
+template <typename V>
+__device__ __forceinline__ void raise_references(float scale_log2, Scores<V>& s, WarpRows<V>& rows,
+                                                 Shifts<V>& shift) {
   float rescale[V::kRowTiles][2];
   bool is_any_raised = false;
 #pragma unroll
@@ -341,12 +347,21 @@ __device__ __forceinline__ void raise_references(const Scores<V>& s, float scale
         largest = fmaxf(largest, fmaxf(s[m][n][2 * half], s[m][n][2 * half + 1]));
       }
       largest = fmaxf(largest, __shfl_xor_sync(0xFFFFFFFFU, largest, 1));
-      largest = fmaxf(largest, __shfl_xor_sync(0xFFFFFFFFU, largest, 2)) * scale_log2;
+      largest = fmaxf(largest, __shfl_xor_sync(0xFFFFFFFFU, largest, 2));
       float& reference = rows.reference[m][half];
       const bool is_raised = largest > reference;
-      rescale[m][half] = is_raised ? exp2_approx(reference - largest) : 1.0F;
+      rescale[m][half] = is_raised ? exp2_approx((reference - largest) * scale_log2) : 1.0F;
       reference = is_raised ? largest : reference;
       is_any_raised |= is_raised;
+      // A row that has seen nothing: -inf minus -inf must not arise.
+      shift[m][half] = reference == -INFINITY ? 0.0F : reference * scale_log2;
+      if (fabsf(shift[m][half]) <= kLargestShift) continue;
+      shift[m][half] = 0.0F;
+#pragma unroll
+      for (int n = 0; n < V::kTileKeys / 8; ++n) {
+        s[m][n][2 * half] -= reference;
+        s[m][n][2 * half + 1] -= reference;
+      }
     }
   }
   if (__any_sync(0xFFFFFFFFU, is_any_raised) == 0) return;
@@ -362,11 +377,12 @@ __device__ __forceinline__ void raise_references(const Scores<V>& s, float scale
   }
 }
 
-/// s becomes exp2(s·scale + bias - reference). `bias_of(n)` gives the biases of this lane's two
+/// s becomes exp2(s·scale + bias - shift). `bias_of(n)` gives the biases of this lane's two
 /// columns of granule n.
 template <typename V, typename BiasOf>
 __device__ __forceinline__ void take_exponentials(float scale_log2, const BiasOf& bias_of,
-                                                  Scores<V>& s, WarpRows<V>& rows) {
+                                                  const Shifts<V>& shift, Scores<V>& s,
+                                                  WarpRows<V>& rows) {
 #pragma unroll
   for (int n = 0; n < V::kTileKeys / 8; ++n) {
     const float2 bias = bias_of(n);
@@ -374,10 +390,7 @@ __device__ __forceinline__ void take_exponentials(float scale_log2, const BiasOf
     for (int m = 0; m < V::kRowTiles; ++m) {
 #pragma unroll
       for (int i = 0; i < 4; ++i) {
-        // A row that has seen nothing: -inf minus -inf must not arise.
-        const float reference = rows.reference[m][i / 2];
-        const float base = reference == -INFINITY ? 0.0F : reference;
-        const float constant = (i % 2 == 0 ? bias.x : bias.y) - base;
+        const float constant = (i % 2 == 0 ? bias.x : bias.y) - shift[m][i / 2];
         s[m][n][i] = exp2_approx(fmaf(s[m][n][i], scale_log2, constant));
         rows.sum[m][i / 2] += s[m][n][i];
       }
@@ -390,18 +403,20 @@ template <typename V>
 __device__ __forceinline__ void weigh_keys(const AttentionParams& p, const SharedMemory<V>& shared,
                                            const TileRows<V::kTileKeys>& list, Scores<V>& s,
                                            WarpRows<V>& rows) {
+  Shifts<V> shift;
   if (is_one_run(list)) {
-    raise_references<V>(s, p.scale_log2, rows);
+    raise_references<V>(p.scale_log2, s, rows, shift);
     const float2 bias{list.run_bias[0], list.run_bias[0]};
     take_exponentials<V>(
-        p.scale_log2, [&](int) { return bias; }, s, rows);
+        p.scale_log2, [&](int) { return bias; }, shift, s, rows);
     return;
   }
   hide_unseen<V>(p, shared, list, s);
-  raise_references<V>(s, p.scale_log2, rows);
+  raise_references<V>(p.scale_log2, s, rows, shift);
   const float* bias = list.bias_log2 + 2 * (lane_id() % 4);
   take_exponentials<V>(
-      p.scale_log2, [&](int n) { return *reinterpret_cast<const float2*>(bias + 8 * n); }, s, rows);
+      p.scale_log2, [&](int n) { return *reinterpret_cast<const float2*>(bias + 8 * n); }, shift, s,
+      rows);
 }
 
 /// O += P·V; P is rounded to the storage type. The accumulators of S are the operands of P as they
@@ -498,7 +513,8 @@ __device__ __forceinline__ void store_rows(const KernelParams& params, const Que
   for (int m = 0; m < V::kRowTiles; ++m) {
 #pragma unroll
     for (int half = 0; half < 2; ++half) {
-      semantics::SoftmaxState<float> state{rows.reference[m][half], rows.sum[m][half]};
+      semantics::SoftmaxState<float> state{rows.reference[m][half] * p.scale_log2,
+                                           rows.sum[m][half]};
       state.sum += __shfl_xor_sync(0xFFFFFFFFU, state.sum, 1);
       state.sum += __shfl_xor_sync(0xFFFFFFFFU, state.sum, 2);
       const int row = warp_id() * V::kWarpRows + 16 * m + 8 * half + lane_id() / 4;

@@ -47,7 +47,6 @@ __global__ void __launch_bounds__(kThreads, 1)
   auto& shared = *reinterpret_cast<SharedStorage<Traits>*>(
       dynamic + (misaligned == 0 ? 0U : 1024U - misaligned));
   constexpr int kConsumerWarps = 8;
-  constexpr int kFillers = 4 * kWarpFillers;
   if (threadIdx.x == 0) {
     init_barrier(&shared.q_full, kWarpgroup);
     init_barrier(&shared.q_empty, kConsumerWarps);

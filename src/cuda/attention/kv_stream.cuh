@@ -36,18 +36,29 @@ struct QueryBlock {
 };
 
 /// `item` counts from the first batch element and KV head on; query heads of one KV head lie side
-/// by side, because they tend to read the same keys. Causal calls take long rows first.
+/// by side, because they tend to read the same keys. Long rows come first, so that none is left
+/// when the others end: the full ones of all heads, in causal calls the last ones of each.
 __device__ inline QueryBlock query_block_of(const AttentionParams& p, int item) {
   const int group = p.heads_q / p.heads_kv;
+  const int full_items = p.batch * p.heads_q * p.full_q_blocks;
+  const bool is_full = item < full_items;
+  const int ranks = is_full ? p.full_q_blocks : p.num_q_blocks - p.full_q_blocks;
+  if (!is_full) item -= full_items;
   QueryBlock q{};
   const int member = item % group;
   item /= group;
-  const int rank = item % p.num_q_blocks;
-  item /= p.num_q_blocks;
+  const int rank = item % ranks;
+  item /= ranks;
   q.head_kv = item % p.heads_kv;
   q.batch = item / p.heads_kv;
   q.head = q.head_kv * group + member;
-  q.q_block = p.is_causal ? p.num_q_blocks - 1 - rank : rank;
+  if (p.is_causal) {
+    q.q_block = p.num_q_blocks - 1 - rank;
+  } else if (is_full) {
+    q.q_block = p.full_q_begin + rank;
+  } else {
+    q.q_block = rank < p.full_q_begin ? rank : rank + p.full_q_blocks;
+  }
   const semantics::Range rows = semantics::block_range(q.q_block, p.block_q, p.len_q);
   q.q_begin = static_cast<int>(rows.begin);
   q.q_rows = static_cast<int>(rows.size());
@@ -62,6 +73,11 @@ __device__ inline int readable_blocks(const AttentionParams& p, const QueryBlock
   return static_cast<int>(semantics::visible_blocks(p.is_causal, {q.q_begin, q.q_begin + q.q_rows},
                                                     p.block_kv, p.len_q, q.len_kv));
 }
+
+/// A scaled logit is rounded where it becomes the reference of a row, but not inside the exponents,
+/// which fuse its product with the sum. Above this size the two may differ by more than 1, so that
+/// e^(logit - reference) would overflow: logits are then made relative before they are scaled.
+inline constexpr float kLargestShift = 0x1p24F;
 
 inline constexpr int kWindowBlocks = 1024;
 

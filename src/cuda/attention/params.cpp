@@ -17,6 +17,15 @@ OrderView order_of(const core::TokenOrder& order) {
   return {order.index, order.batch_stride, order.head_stride};
 }
 
+/// S-18. Query blocks with text tokens that read everything; causal calls know longer rows first.
+void set_full_blocks(const core::Geometry& g, AttentionParams& p) {
+  const semantics::Range text = g.forced.text_q;
+  if (text.size() <= 0 || g.config.causal) return;
+  p.full_q_begin = static_cast<int>(text.begin / g.config.block_q);
+  p.full_q_blocks =
+      static_cast<int>(semantics::ceil_div(text.end, g.config.block_q)) - p.full_q_begin;
+}
+
 }  // namespace
 
 AttentionParams make_attention_params(const core::StageContext& context,
@@ -53,6 +62,7 @@ AttentionParams make_attention_params(const core::StageContext& context,
   p.block_kv = g.config.block_kv;
   p.num_q_blocks = static_cast<int>(g.num_q_blocks);
   p.num_kv_blocks = static_cast<int>(g.num_kv_blocks);
+  set_full_blocks(g, p);
   p.scale_log2 = g.scale * kLog2E;
   p.is_causal = g.config.causal;
   return p;

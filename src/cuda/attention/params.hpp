@@ -45,7 +45,8 @@ struct AttentionParams {
   int len_q, len_kv, head_dim;
   int block_q, block_kv;
   int num_q_blocks, num_kv_blocks;
-  float scale_log2;  // soft-max scale · log2(e)
+  int full_q_begin, full_q_blocks;  // query blocks that read everything, because of their text
+  float scale_log2;                 // soft-max scale · log2(e)
   bool is_causal;
   std::uint32_t readable_codes;  // bit c: level code c can be read
 };

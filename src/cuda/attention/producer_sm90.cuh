@@ -21,8 +21,10 @@ __device__ inline const std::byte* zero_row() {
   return reinterpret_cast<const std::byte*>(kZeroRow);
 }
 
-/// Warp w copies rows 2w and 2w + 1 of every granule of a tile: 32 rows, of which each lane looks
-/// up one (row e of the warp is stream row row_of_entry(e)) and the others learn by shuffle.
+/// A tile is copied in one of two ways, which BoxPlan tells ahead. As boxes: keys by warp 0, values
+/// by warp 1, while the others pass on. Row by row: warp w copies rows 2w and 2w + 1 of every
+/// granule, 32 rows, of which each lane looks up one (row e of the warp is stream row
+/// row_of_entry(e)) and the others learn by shuffle.
 template <typename Traits>
 struct Producer {
   using Storage = SharedStorage<Traits>;
@@ -30,15 +32,17 @@ struct Producer {
   static constexpr int kElementBytes = sizeof(typename Traits::Element);
   static constexpr int kLanesPerRow = Traits::kHeadDim / 8;  // 16 bytes each
   static constexpr int kRowsPerCopy = 32 / kLanesPerRow;     // of one warp
-  static constexpr int kGroupBits = 28;  // groups of 8 rows of a level: 2^28 and more tokens
+  static constexpr int kKeyWarp = 0;
+  static constexpr int kValueWarp = 1;
   static_assert(Traits::kTileKv == 128 && kQueryRows == 128, "a lane looks up one row of a tile");
+  static_assert(BoxPlan::kTiles * BoxPlan::kTileGranules == kWarpgroup);
 
-  /// A lane's row of a tile, looked up ahead of the tile's slot becoming empty.
-  struct LaneRow {
-    KvRow row;
+  /// A tile as a lane knows it.
+  struct Tile {
+    std::uint32_t begins;  // BoxPlan
+    std::uint32_t box;     // as boxes: of granule lane % 16
+    KvRow row;             // row by row: the lane's row, looked up before the slot is empty
     KvAddress address;
-    std::uint32_t box;        // level code << kGroupBits | group of 8 rows
-    std::uint32_t box_lanes;  // lanes whose row begins a piece, if the tile is all boxes; else 0
   };
 
   const AttentionParams& p;
@@ -98,30 +102,30 @@ struct Producer {
     }
   }
 
-  /// Copies a tile's pieces; even lanes hold a row of each granule.
-  __device__ void copy_boxes(std::byte* tile, const LaneRow& row, const CUtensorMap* map,
+  /// Copies a tile's boxes. One warp.
+  __device__ void copy_boxes(std::byte* slot, const Tile& tile, const CUtensorMap* map,
                              const HeadCoordinates& finest, const QueryBlock& q,
                              Barrier* full) const {
-    const std::uint32_t base = shared_address(tile);
+    const std::uint32_t base = shared_address(slot);
     const int finest_c2 = finest.c2_head * q.head_kv;
     const int finest_c4 = finest.c4_head * q.head_kv + finest.c4_batch * q.batch;
     const int pooled_c4 = q.batch * p.heads_kv + q.head_kv;
     if (elect_one()) expect_bytes(full, Storage::kTileBytes);
-    std::uint32_t left = row.box_lanes;
-    int holder = __ffs(static_cast<int>(left)) - 1;
-    std::uint32_t box = __shfl_sync(0xFFFFFFFFU, row.box, holder);
+    std::uint32_t left = tile.begins;
+    int granule = __ffs(static_cast<int>(left)) - 1;
+    std::uint32_t box = __shfl_sync(0xFFFFFFFFU, tile.box, granule);
     while (left != 0) {  // one shuffle ahead of the copies
       left &= left - 1U;
-      const int next_holder = left != 0 ? __ffs(static_cast<int>(left)) - 1 : 0;
-      const std::uint32_t next = __shfl_sync(0xFFFFFFFFU, row.box, next_holder);
-      const bool is_finest = box >> kGroupBits == semantics::kFinestLevel;
+      const int next_granule = left != 0 ? __ffs(static_cast<int>(left)) - 1 : 0;
+      const std::uint32_t next = __shfl_sync(0xFFFFFFFFU, tile.box, next_granule);
+      const bool is_finest = box >> BoxPlan::kGroupBits == semantics::kFinestLevel;
       if (elect_one()) {
-        copy_box(base + static_cast<std::uint32_t>(holder / 2 * Storage::kGranuleBytes),
-                 &map[(box >> kGroupBits) - 1U], is_finest ? finest_c2 : 0,
-                 static_cast<int>(box & ((1U << kGroupBits) - 1U)),
-                 is_finest ? finest_c4 : pooled_c4, full);
+        copy_box(base + static_cast<std::uint32_t>(granule * Storage::kGranuleBytes),
+                 &map[(box >> BoxPlan::kGroupBits) - 1U], is_finest ? finest_c2 : 0,
+                 static_cast<int>(box & BoxPlan::kNoGroup), is_finest ? finest_c4 : pooled_c4,
+                 full);
       }
-      holder = next_holder;
+      granule = next_granule;
       box = next;
     }
   }
@@ -140,35 +144,97 @@ struct Producer {
     arrive_after_copies(&shared.q_full);
   }
 
-  __device__ LaneRow look_up(const QueryBlock& q, const KvStream& stream, int first) const {
-    LaneRow lane_row{};
-    const KvRow row = stream.at(p, q, shared.window, first + row_of_entry(lane));
-    lane_row.row = row;
-    lane_row.address = {zero_row(), zero_row()};
-    if (row.is_real) lane_row.address = address_of(p, q, row, kElementBytes);
-    lane_row.box = static_cast<std::uint32_t>(row.code) << kGroupBits |
-                   static_cast<std::uint32_t>(row.row / 8);
-    // Boxes hold whole groups of rows that all exist: the block must end before the valid keys do.
-    const bool is_boxed = row.is_real && ((maps.mapped_codes >> row.code) & 1U) != 0 &&
-                          (row.block + 1) * p.block_kv <= q.len_kv;
-    // Seen from row 0 of a granule, which is warp 0's in even lanes; a piece of at least 8 rows
-    // begins there or not for all rows of the granule.
-    const int granule_row = row.row & ~7;
-    const bool begins = lane % 2 == 0 && (granule_row & (p.block_kv >> (row.code - 1)) - 1) == 0;
-    lane_row.box_lanes = __ballot_sync(0xFFFFFFFFU, begins);
-    if (!__all_sync(0xFFFFFFFFU, is_boxed)) lane_row.box_lanes = 0;
-    return lane_row;
+  /// Level code whose boxes pad a tile: the smallest; 0 where they would not fit.
+  __device__ int padding_code(const KvStream& stream) const {
+    const int code = 31 - __clz(static_cast<int>(maps.mapped_codes));
+    if (code < semantics::kFinestLevel) return 0;
+    return stream.rows() % (p.block_kv >> (code - 1)) == 0 ? code : 0;
   }
 
-  __device__ void note_tile(const QueryBlock& q, const KvRow& row, int item, bool is_last) {
+  /// Plans kTiles tiles from `first` on: a thread looks up a granule.
+  __device__ void plan_boxes(const QueryBlock& q, const KvStream& stream, int first) {
+    BoxPlan& plan = shared.plans[first / BoxPlan::kTiles % 2];
+    const int tile = static_cast<int>(threadIdx.x) / BoxPlan::kTileGranules;
+    const int granule = static_cast<int>(threadIdx.x) % BoxPlan::kTileGranules;
+    const int at = (first + tile) * Traits::kTileKv + granule * 8;
+    const KvRow row = stream.at(p, q, shared.window, at);
+    const int padding = padding_code(stream);
+    const bool is_padding = at >= stream.rows() && padding != 0;
+    const int code = is_padding ? padding : row.code;
+    const auto group = is_padding ? BoxPlan::kNoGroup : static_cast<std::uint32_t>(row.row / 8);
+    // Boxes hold whole groups of rows that all exist: the block must end before the valid keys do.
+    const bool is_boxed =
+        is_padding || (row.is_real && ((maps.mapped_codes >> row.code) & 1U) != 0 &&
+                       (row.block + 1) * p.block_kv <= q.len_kv);
+    const bool begins = (granule * 8 & (p.block_kv >> (code - 1)) - 1) == 0;
+    const unsigned all_begins = __ballot_sync(0xFFFFFFFFU, begins);
+    const unsigned all_boxed = __ballot_sync(0xFFFFFFFFU, is_boxed);
+    constexpr unsigned kAll = (1U << BoxPlan::kTileGranules) - 1U;
+    const int shift = tile % 2 * BoxPlan::kTileGranules;
+    const bool is_all_boxed = ((all_boxed >> shift) & kAll) == kAll;
+    plan.box[tile][granule] = static_cast<std::uint32_t>(code) << BoxPlan::kGroupBits | group;
+    if (granule == 0) plan.begins[tile] = is_all_boxed ? (all_begins >> shift) & kAll : 0;
+  }
+
+  __device__ Tile look_up(const QueryBlock& q, const KvStream& stream, int index) const {
+    const BoxPlan& plan = shared.plans[index / BoxPlan::kTiles % 2];
+    Tile tile{};
+    tile.begins = plan.begins[index % BoxPlan::kTiles];
+    if (tile.begins != 0) {
+      tile.box = plan.box[index % BoxPlan::kTiles][lane % BoxPlan::kTileGranules];
+      return tile;
+    }
+    tile.row = stream.at(p, q, shared.window, index * Traits::kTileKv + row_of_entry(lane));
+    tile.address = {zero_row(), zero_row()};
+    if (tile.row.is_real) tile.address = address_of(p, q, tile.row, kElementBytes);
+    return tile;
+  }
+
+  /// What all notes of a tile say. One thread.
+  __device__ void note_place(int item, bool is_last) {
+    shared.notes[note_slot].item = item;
+    shared.notes[note_slot].is_last = is_last;
+  }
+
+  /// Notes of a tile of boxes. One warp.
+  __device__ void note_boxes(const QueryBlock& q, const Tile& tile) {
+    Notes& notes = shared.notes[note_slot];
+    const auto code = static_cast<int>(tile.box >> BoxPlan::kGroupBits);
+    const std::uint32_t group = tile.box & BoxPlan::kNoGroup;
+    const bool is_padding = group == BoxPlan::kNoGroup;
+    const int log2_factor = log2_factor_of(code);
+    if (lane < BoxPlan::kTileGranules) notes.bias[lane] = static_cast<float>(log2_factor);
+    const int first = is_padding ? 0 : static_cast<int>(group) * 8;
+    const int last = ((first + 8) << log2_factor) - 1;
+    const bool is_masked = is_padding || (p.is_causal && last > q.first_position);
+    const bool any_masked = __any_sync(0xFFFFFFFFU, is_masked);
+    if (lane < 4) notes.is_masked[lane] = any_masked;
+    if (!any_masked) return;
+    // Lane l notes half of granule l / 2.
+    const int half_first = __shfl_sync(0xFFFFFFFFU, first, lane / 2) + lane % 2 * 4;
+    const int half_log2 = __shfl_sync(0xFFFFFFFFU, log2_factor, lane / 2);
+    const bool is_half_padding = __shfl_sync(0xFFFFFFFFU, is_padding, lane / 2);
+#pragma unroll
+    for (int i = 0; i < 4; ++i) {
+      notes.last[lane * 4 + i] = ((half_first + i + 1) << half_log2) - 1;
+      notes.adjust[lane * 4 + i] = is_half_padding ? -INFINITY : 0.0F;
+    }
+  }
+
+  __device__ int log2_factor_of(int code) const {
+    return 31 - __clz(static_cast<int>(semantics::pool_factor(code, p.block_kv)));
+  }
+
+  /// Notes of a tile that is copied row by row. All warps.
+  __device__ void note_rows(const QueryBlock& q, const KvRow& row) {
     Notes& notes = shared.notes[note_slot];
     const int index = row_of_entry(lane);
-    const int factor = static_cast<int>(semantics::pool_factor(row.code, p.block_kv));
-    const auto bias = static_cast<float>(31 - __clz(factor));
+    const int log2_factor = log2_factor_of(row.code);
+    const auto bias = static_cast<float>(log2_factor);
     float adjust = 0.0F;
     if (!row.is_real) {
       adjust = -INFINITY;
-    } else if (row.weight != factor) {
+    } else if (row.weight != 1 << log2_factor) {
       adjust = (log2f(static_cast<float>(row.weight)) - bias) / p.scale_log2;
     }
     if (index % 8 == 0) notes.bias[index / 8] = bias;
@@ -176,48 +242,52 @@ struct Producer {
     notes.adjust[index] = adjust;
     const bool is_masked = adjust != 0.0F || (p.is_causal && row.last > q.first_position);
     const bool any_masked = __any_sync(0xFFFFFFFFU, is_masked);
-    if (lane != 0) return;
-    notes.is_masked[warp] = any_masked;
-    if (warp == 0) {
-      notes.item = item;
-      notes.is_last = is_last;
-    }
+    if (lane == 0) notes.is_masked[warp] = any_masked;
   }
 
-  __device__ void load_keys(const QueryBlock& q, const LaneRow& row, int item, bool is_last) {
+  // All warps wait for every slot: one that ran ahead of a slot by two rounds would take its parity
+  // for that of the round before.
+
+  __device__ void load_keys(const QueryBlock& q, const Tile& tile, int item, bool is_last) {
     wait(&shared.k_empty[k_ring.slot], k_ring.parity ^ 1U);
     Barrier* full = &shared.k_full[k_ring.slot];
-    note_tile(q, row.row, item, is_last);
-    if (row.box_lanes == 0) {
-      copy_rows(shared.k[k_ring.slot], row.address.k);
-    } else if (warp == 0) {
-      copy_boxes(shared.k[k_ring.slot], row, maps.k, maps.k_head, q, full);
+    if (threadIdx.x == 0) note_place(item, is_last);
+    if (tile.begins == 0) {
+      note_rows(q, tile.row);
+      copy_rows(shared.k[k_ring.slot], tile.address.k);
+      finish_rows(full);
+    } else if (warp == kKeyWarp) {
+      note_boxes(q, tile);
+      copy_boxes(shared.k[k_ring.slot], tile, maps.k, maps.k_head, q, full);
+      finish_boxes(full);
     }
-    finish_slot(full, row.box_lanes != 0);
     k_ring.advance();
     note_slot = note_slot + 1 == Storage::kNoteSlots ? 0 : note_slot + 1;
   }
 
-  __device__ void load_values(const QueryBlock& q, const LaneRow& row) {
+  __device__ void load_values(const QueryBlock& q, const Tile& tile) {
     wait(&shared.v_empty[v_ring.slot], v_ring.parity ^ 1U);
     Barrier* full = &shared.v_full[v_ring.slot];
-    if (row.box_lanes == 0) {
-      copy_rows(shared.v[v_ring.slot], row.address.v);
-    } else if (warp == 1) {
-      copy_boxes(shared.v[v_ring.slot], row, maps.v, maps.v_head, q, full);
+    if (tile.begins == 0) {
+      copy_rows(shared.v[v_ring.slot], tile.address.v);
+      finish_rows(full);
+    } else if (warp == kValueWarp) {
+      copy_boxes(shared.v[v_ring.slot], tile, maps.v, maps.v_head, q, full);
+      finish_boxes(full);
     }
-    finish_slot(full, row.box_lanes != 0);
     v_ring.advance();
   }
 
-  /// A slot is full once every thread's copies have landed, the boxes' bytes have arrived, and each
-  /// warp's notes are written.
-  __device__ void finish_slot(Barrier* full, bool is_boxed) const {
-    if (is_boxed) {
-      arrive(full);
-    } else {
-      arrive_after_copies(full);
-    }
+  /// A slot is full once its boxes' bytes have arrived and the notes are written. One warp, for
+  /// all.
+  __device__ void finish_boxes(Barrier* full) const {
+    __syncwarp();
+    if (elect_one()) arrive(full, kFillers);
+  }
+
+  /// ... or once every thread's copies have landed and each warp's notes are written. All warps.
+  __device__ void finish_rows(Barrier* full) const {
+    arrive_after_copies(full);
     __syncwarp();
     if (lane == 0) arrive(full);
   }
@@ -239,21 +309,24 @@ struct Producer {
   }
 
   /// The tiles of one window. Keys run a tile ahead of values, as the consumers need them, and
-  /// look-ups a tile ahead of keys, so that their latency passes while slots are awaited.
+  /// look-ups ahead of keys, so that their latency passes while slots are awaited.
   __device__ void load_window(const QueryBlock& q, int item, bool is_last_window) {
     const KvStream stream(p, shared.window);
     // A query block has at least one tile, if only of padding, to carry its notes.
     const int rows = max(stream.rows(), is_last_window ? 1 : 0);
-    if (rows == 0) return;
-    LaneRow row = look_up(q, stream, 0);
-    load_keys(q, row, item, is_last_window && Traits::kTileKv >= rows);
-    for (int first = Traits::kTileKv; first < rows; first += Traits::kTileKv) {
-      const LaneRow next = look_up(q, stream, first);
-      load_keys(q, next, item, is_last_window && first + Traits::kTileKv >= rows);
-      load_values(q, row);
-      row = next;
+    const int tiles = (rows + Traits::kTileKv - 1) / Traits::kTileKv;
+    Tile before{};
+    for (int index = 0; index < tiles; ++index) {
+      if (index % BoxPlan::kTiles == 0) {
+        plan_boxes(q, stream, index);
+        sync_named(kProducerBarrier, kWarpgroup);  // also: all have read the plan before the last
+      }
+      const Tile tile = look_up(q, stream, index);
+      load_keys(q, tile, item, is_last_window && index + 1 == tiles);
+      if (index > 0) load_values(q, before);
+      before = tile;
     }
-    load_values(q, row);
+    if (tiles > 0) load_values(q, before);
   }
 
   __device__ void load_query_block(int item) {
@@ -276,7 +349,7 @@ struct Producer {
     for (; item < items; item = take_item()) load_query_block(item);
     wait(&shared.k_empty[k_ring.slot], k_ring.parity ^ 1U);
     if (threadIdx.x == 0) shared.notes[note_slot].item = kNoItem;
-    finish_slot(&shared.k_full[k_ring.slot], false);
+    finish_rows(&shared.k_full[k_ring.slot]);
   }
 };
 

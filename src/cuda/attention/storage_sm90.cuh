@@ -15,8 +15,8 @@ namespace psa::cuda::sm90 {
 inline constexpr int kWarpgroup = 128;
 inline constexpr int kThreads = 3 * kWarpgroup;
 inline constexpr int kQueryRows = 128;
-inline constexpr int kProducerRegisters = 72;
-inline constexpr int kConsumerRegisters = 216;
+inline constexpr int kProducerRegisters = 88;
+inline constexpr int kConsumerRegisters = 208;
 
 enum NamedBarrier : int { kProducerBarrier = 1, kTurnBarrier = 2 };  // kTurnBarrier + consumer
 
@@ -34,8 +34,20 @@ struct TileNotes {
 };
 inline constexpr int kNoItem = -1;
 
-/// Arrivals of a producer warp at a full slot: its copying threads, and one for its notes.
-inline constexpr int kWarpFillers = 32 + 1;
+/// Arrivals at a full slot: of each producer warp its copying threads, and one for its notes.
+inline constexpr int kFillers = 4 * (32 + 1);
+
+/// How the tiles ahead are copied. A granule's box: level code << kGroupBits | group of 8 rows of
+/// that level, kNoGroup for padding.
+struct BoxPlan {
+  static constexpr int kTiles = 8;
+  static constexpr int kTileGranules = 16;
+  static constexpr int kGroupBits = 28;  // groups of 8 rows of a level: 2^28 and more tokens
+  static constexpr std::uint32_t kNoGroup = (1U << kGroupBits) - 1U;
+
+  std::uint32_t box[kTiles][kTileGranules];
+  std::uint32_t begins[kTiles];  // bit g: a box begins at granule g; 0: copied row by row
+};
 
 template <typename Traits>
 struct SharedStorage {
@@ -52,6 +64,7 @@ struct SharedStorage {
   alignas(1024) std::byte v[Traits::kValueStages][kTileBytes];
   TileNotes<Traits::kTileKv> notes[kNoteSlots];
   KvWindow window;
+  BoxPlan plans[2];
   int next_item;
   Barrier q_full, q_empty;
   Barrier k_full[Traits::kKeyStages], k_empty[Traits::kKeyStages];

@@ -27,6 +27,13 @@ __device__ inline void arrive(Barrier* barrier) {
                : "memory");
 }
 
+/// Arrives `times` times.
+__device__ inline void arrive(Barrier* barrier, int times) {
+  asm volatile("mbarrier.arrive.shared::cta.b64 _, [%0], %1;" ::"r"(shared_address(barrier)),
+               "r"(times)
+               : "memory");
+}
+
 /// Arrives once this thread's earlier copy_async_16 have landed.
 __device__ inline void arrive_after_copies(Barrier* barrier) {
   asm volatile("cp.async.mbarrier.arrive.noinc.shared::cta.b64 [%0];" ::"r"(shared_address(barrier))

@@ -20,13 +20,27 @@ namespace psa::cuda {
 inline constexpr std::uint32_t kLineBytes = 128;
 inline constexpr std::uint32_t kHalfBytes = 8 * kLineBytes;  // 8 rows of 64 columns
 
-/// Matrix descriptor of an operand at `shared`, 1024-byte aligned up to a step inside a line.
+/// Matrix descriptor of an operand in shared memory. Its halves are kept apart so that another
+/// place costs one addition in the uniform registers that wgmma takes descriptors from: shorter
+/// products end sooner than a descriptor is made.
+struct Operand {
+  std::uint32_t low;  // place in 16 bytes, and what leads from a 64-wide half to the next
+  std::uint32_t high;
+
+  /// The operand `bytes` further, 1024-byte aligned up to a step inside a line.
+  [[nodiscard]] __device__ Operand at(int bytes) const {
+    return {low + static_cast<std::uint32_t>(bytes >> 4), high};
+  }
+  [[nodiscard]] __device__ std::uint64_t bits() const {
+    return static_cast<std::uint64_t>(high) << 32 | low;
+  }
+};
+
 /// `leading` bytes from one 64-wide half to the next (only for v), `stride` bytes between granules.
-__device__ inline std::uint64_t operand(std::uint32_t shared, std::uint32_t leading,
-                                        std::uint32_t stride) {
-  constexpr std::uint64_t kSwizzle128 = std::uint64_t{1} << 62;
-  return kSwizzle128 | (static_cast<std::uint64_t>(stride >> 4) << 32) |
-         (static_cast<std::uint64_t>(leading >> 4) << 16) | ((shared & 0x3FFFFU) >> 4);
+__device__ inline Operand operand(std::uint32_t shared, std::uint32_t leading,
+                                  std::uint32_t stride) {
+  constexpr std::uint32_t kSwizzle128 = std::uint32_t{1} << 30;
+  return {(leading >> 4) << 16 | (shared & 0x3FFFFU) >> 4, kSwizzle128 | stride >> 4};
 }
 
 /// Registers that wgmma reads or writes may not be touched from here to the matching wait.
@@ -53,7 +67,7 @@ struct Wgmma;
 template <>
 struct Wgmma<__half, 64> {
   /// a and b in shared memory, both with the inner dimension along their lines.
-  __device__ static void shared_times_shared(float (&c)[32], std::uint64_t a, std::uint64_t b,
+  __device__ static void shared_times_shared(float (&c)[32], Operand a, Operand b,
                                              bool accumulate) {
     asm volatile(
         "{\n"
@@ -69,11 +83,10 @@ struct Wgmma<__half, 64> {
           "+f"(c[14]), "+f"(c[15]), "+f"(c[16]), "+f"(c[17]), "+f"(c[18]), "+f"(c[19]), "+f"(c[20]),
           "+f"(c[21]), "+f"(c[22]), "+f"(c[23]), "+f"(c[24]), "+f"(c[25]), "+f"(c[26]), "+f"(c[27]),
           "+f"(c[28]), "+f"(c[29]), "+f"(c[30]), "+f"(c[31])
-        : "l"(a), "l"(b), "r"(static_cast<int>(accumulate)));
+        : "l"(a.bits()), "l"(b.bits()), "r"(static_cast<int>(accumulate)));
   }
   /// a in registers (as in mma_16x8x16), b in shared memory with the inner dimension across lines.
-  __device__ static void registers_times_shared(float (&c)[32], const std::uint32_t* a,
-                                                std::uint64_t b) {
+  __device__ static void registers_times_shared(float (&c)[32], const std::uint32_t* a, Operand b) {
     asm volatile(
         "{\n"
         ".reg .pred keep;\n"
@@ -88,14 +101,14 @@ struct Wgmma<__half, 64> {
           "+f"(c[14]), "+f"(c[15]), "+f"(c[16]), "+f"(c[17]), "+f"(c[18]), "+f"(c[19]), "+f"(c[20]),
           "+f"(c[21]), "+f"(c[22]), "+f"(c[23]), "+f"(c[24]), "+f"(c[25]), "+f"(c[26]), "+f"(c[27]),
           "+f"(c[28]), "+f"(c[29]), "+f"(c[30]), "+f"(c[31])
-        : "r"(a[0]), "r"(a[1]), "r"(a[2]), "r"(a[3]), "l"(b));
+        : "r"(a[0]), "r"(a[1]), "r"(a[2]), "r"(a[3]), "l"(b.bits()));
   }
 };
 
 template <>
 struct Wgmma<__half, 128> {
   /// a and b in shared memory, both with the inner dimension along their lines.
-  __device__ static void shared_times_shared(float (&c)[64], std::uint64_t a, std::uint64_t b,
+  __device__ static void shared_times_shared(float (&c)[64], Operand a, Operand b,
                                              bool accumulate) {
     asm volatile(
         "{\n"
@@ -118,11 +131,10 @@ struct Wgmma<__half, 128> {
           "+f"(c[49]), "+f"(c[50]), "+f"(c[51]), "+f"(c[52]), "+f"(c[53]), "+f"(c[54]), "+f"(c[55]),
           "+f"(c[56]), "+f"(c[57]), "+f"(c[58]), "+f"(c[59]), "+f"(c[60]), "+f"(c[61]), "+f"(c[62]),
           "+f"(c[63])
-        : "l"(a), "l"(b), "r"(static_cast<int>(accumulate)));
+        : "l"(a.bits()), "l"(b.bits()), "r"(static_cast<int>(accumulate)));
   }
   /// a in registers (as in mma_16x8x16), b in shared memory with the inner dimension across lines.
-  __device__ static void registers_times_shared(float (&c)[64], const std::uint32_t* a,
-                                                std::uint64_t b) {
+  __device__ static void registers_times_shared(float (&c)[64], const std::uint32_t* a, Operand b) {
     asm volatile(
         "{\n"
         ".reg .pred keep;\n"
@@ -144,14 +156,14 @@ struct Wgmma<__half, 128> {
           "+f"(c[49]), "+f"(c[50]), "+f"(c[51]), "+f"(c[52]), "+f"(c[53]), "+f"(c[54]), "+f"(c[55]),
           "+f"(c[56]), "+f"(c[57]), "+f"(c[58]), "+f"(c[59]), "+f"(c[60]), "+f"(c[61]), "+f"(c[62]),
           "+f"(c[63])
-        : "r"(a[0]), "r"(a[1]), "r"(a[2]), "r"(a[3]), "l"(b));
+        : "r"(a[0]), "r"(a[1]), "r"(a[2]), "r"(a[3]), "l"(b.bits()));
   }
 };
 
 template <>
 struct Wgmma<__nv_bfloat16, 64> {
   /// a and b in shared memory, both with the inner dimension along their lines.
-  __device__ static void shared_times_shared(float (&c)[32], std::uint64_t a, std::uint64_t b,
+  __device__ static void shared_times_shared(float (&c)[32], Operand a, Operand b,
                                              bool accumulate) {
     asm volatile(
         "{\n"
@@ -167,11 +179,10 @@ struct Wgmma<__nv_bfloat16, 64> {
           "+f"(c[14]), "+f"(c[15]), "+f"(c[16]), "+f"(c[17]), "+f"(c[18]), "+f"(c[19]), "+f"(c[20]),
           "+f"(c[21]), "+f"(c[22]), "+f"(c[23]), "+f"(c[24]), "+f"(c[25]), "+f"(c[26]), "+f"(c[27]),
           "+f"(c[28]), "+f"(c[29]), "+f"(c[30]), "+f"(c[31])
-        : "l"(a), "l"(b), "r"(static_cast<int>(accumulate)));
+        : "l"(a.bits()), "l"(b.bits()), "r"(static_cast<int>(accumulate)));
   }
   /// a in registers (as in mma_16x8x16), b in shared memory with the inner dimension across lines.
-  __device__ static void registers_times_shared(float (&c)[32], const std::uint32_t* a,
-                                                std::uint64_t b) {
+  __device__ static void registers_times_shared(float (&c)[32], const std::uint32_t* a, Operand b) {
     asm volatile(
         "{\n"
         ".reg .pred keep;\n"
@@ -186,14 +197,14 @@ struct Wgmma<__nv_bfloat16, 64> {
           "+f"(c[14]), "+f"(c[15]), "+f"(c[16]), "+f"(c[17]), "+f"(c[18]), "+f"(c[19]), "+f"(c[20]),
           "+f"(c[21]), "+f"(c[22]), "+f"(c[23]), "+f"(c[24]), "+f"(c[25]), "+f"(c[26]), "+f"(c[27]),
           "+f"(c[28]), "+f"(c[29]), "+f"(c[30]), "+f"(c[31])
-        : "r"(a[0]), "r"(a[1]), "r"(a[2]), "r"(a[3]), "l"(b));
+        : "r"(a[0]), "r"(a[1]), "r"(a[2]), "r"(a[3]), "l"(b.bits()));
   }
 };
 
 template <>
 struct Wgmma<__nv_bfloat16, 128> {
   /// a and b in shared memory, both with the inner dimension along their lines.
-  __device__ static void shared_times_shared(float (&c)[64], std::uint64_t a, std::uint64_t b,
+  __device__ static void shared_times_shared(float (&c)[64], Operand a, Operand b,
                                              bool accumulate) {
     asm volatile(
         "{\n"
@@ -216,11 +227,10 @@ struct Wgmma<__nv_bfloat16, 128> {
           "+f"(c[49]), "+f"(c[50]), "+f"(c[51]), "+f"(c[52]), "+f"(c[53]), "+f"(c[54]), "+f"(c[55]),
           "+f"(c[56]), "+f"(c[57]), "+f"(c[58]), "+f"(c[59]), "+f"(c[60]), "+f"(c[61]), "+f"(c[62]),
           "+f"(c[63])
-        : "l"(a), "l"(b), "r"(static_cast<int>(accumulate)));
+        : "l"(a.bits()), "l"(b.bits()), "r"(static_cast<int>(accumulate)));
   }
   /// a in registers (as in mma_16x8x16), b in shared memory with the inner dimension across lines.
-  __device__ static void registers_times_shared(float (&c)[64], const std::uint32_t* a,
-                                                std::uint64_t b) {
+  __device__ static void registers_times_shared(float (&c)[64], const std::uint32_t* a, Operand b) {
     asm volatile(
         "{\n"
         ".reg .pred keep;\n"
@@ -242,7 +252,7 @@ struct Wgmma<__nv_bfloat16, 128> {
           "+f"(c[49]), "+f"(c[50]), "+f"(c[51]), "+f"(c[52]), "+f"(c[53]), "+f"(c[54]), "+f"(c[55]),
           "+f"(c[56]), "+f"(c[57]), "+f"(c[58]), "+f"(c[59]), "+f"(c[60]), "+f"(c[61]), "+f"(c[62]),
           "+f"(c[63])
-        : "r"(a[0]), "r"(a[1]), "r"(a[2]), "r"(a[3]), "l"(b));
+        : "r"(a[0]), "r"(a[1]), "r"(a[2]), "r"(a[3]), "l"(b.bits()));
   }
 };
 
