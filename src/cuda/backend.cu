@@ -125,10 +125,10 @@ std::size_t scratch_bytes(const core::Geometry& g) {
 
 std::size_t no_bytes(const core::Geometry& /*geometry*/) { return 0; }
 
-constexpr core::Backend make_table(const char* isa,
-                                   const char* (*why_not)(const core::Geometry&, Device),
-                                   void (*attention)(const StageContext&,
-                                                     const core::AttentionParams&)) {
+constexpr core::Backend make_table(
+    const char* isa, const char* (*why_not)(const core::Geometry&, Device),
+    void (*importance)(const StageContext&, const core::ImportanceParams&),
+    void (*attention)(const StageContext&, const core::AttentionParams&)) {
   return {.name = "cuda",
           .isa = isa,
           .memory = &kDeviceMemory,
@@ -164,8 +164,10 @@ std::vector<core::BackendEntry> make_entries() {
 
 }  // namespace
 
-constinit const core::Backend kSm90a = make_table("sm_90a", why_not_sm90a, attention_sm90);
-constinit const core::Backend kSm80 = make_table("sm_80", why_not_sm80, attention_sm80);
+constinit const core::Backend kSm90a =
+    make_table("sm_90a", why_not_sm90a, importance_sm90, attention_sm90);
+constinit const core::Backend kSm80 =
+    make_table("sm_80", why_not_sm80, importance_sm80, attention_sm80);
 
 const std::vector<core::BackendEntry>& entries() {
   static const std::vector<core::BackendEntry> all = make_entries();

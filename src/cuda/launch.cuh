@@ -35,4 +35,29 @@ void allow_shared_memory(Kernel* kernel, std::size_t bytes) {
              "cudaFuncSetAttribute");
 }
 
+/// Launches clusters of `cluster_ctas` CTAs, at most as many as the device runs at the same time.
+template <typename Kernel, typename Params>
+void launch_clusters(Kernel* kernel, unsigned int cluster_ctas, unsigned int clusters,
+                     unsigned int threads, std::size_t shared_bytes, cudaStream_t stream,
+                     const Params& params) {
+  cudaLaunchAttribute attribute{};
+  attribute.id = cudaLaunchAttributeClusterDimension;
+  attribute.val.clusterDim.x = cluster_ctas;
+  attribute.val.clusterDim.y = 1;
+  attribute.val.clusterDim.z = 1;
+  cudaLaunchConfig_t config{};
+  config.gridDim = dim3(clusters * cluster_ctas);
+  config.blockDim = dim3(threads);
+  config.dynamicSmemBytes = shared_bytes;
+  config.stream = stream;
+  config.attrs = &attribute;
+  config.numAttrs = 1;
+  int running = 0;
+  check_cuda(cudaOccupancyMaxActiveClusters(&running, kernel, &config),
+             "cudaOccupancyMaxActiveClusters");
+  const auto most = static_cast<unsigned int>(running > 1 ? running : 1);
+  config.gridDim = dim3((clusters < most ? clusters : most) * cluster_ctas);
+  check_cuda(cudaLaunchKernelEx(&config, kernel, params), "cudaLaunchKernelEx");
+}
+
 }  // namespace psa::cuda

@@ -16,7 +16,10 @@ using core::StageContext;
 
 void pyramid(const StageContext& context, const core::PyramidParams& params);
 void similarity(const StageContext& context, const core::SimilarityParams& params);
-void importance(const StageContext& context, const core::ImportanceParams& params);
+/// Products by wgmma, for sm_90a; head_dim <= 128.
+void importance_sm90(const StageContext& context, const core::ImportanceParams& params);
+/// Products by mma.sync, for every device from sm_80 on and every head_dim.
+void importance_sm80(const StageContext& context, const core::ImportanceParams& params);
 void levels(const StageContext& context, const core::LevelsParams& params);
 /// wgmma kernel for sm_90a; head_dim <= 128 and a multiple of 8, rows aligned to 16 bytes.
 void attention_sm90(const StageContext& context, const core::AttentionParams& params);

@@ -1,7 +1,7 @@
 // SPDX-License-Identifier: Apache-2.0
 
-// Importance of the CUDA backend: each estimator with each of its settings, against the formulas
-// and the reference (S-9 to S-13).
+// Importance of the CUDA backend by every multiplier: each estimator with each of its settings,
+// against the formulas and the reference (S-9 to S-13).
 
 #include <algorithm>
 #include <cmath>
@@ -44,6 +44,8 @@ std::vector<Config> estimator_configs(const Config& base) {
     config.samples_q = config.block_q;
     config.samples_kv = config.block_kv;
     configs.push_back(config);
+    config.samples_q = config.samples_kv = 1;
+    configs.push_back(config);
   }
   for (const std::int32_t stride : {4, 8, 16}) {
     configs.push_back(with_estimator(base, Importance::kAntidiagonal));
@@ -71,17 +73,21 @@ bool are_same_bits(const std::vector<float>& a, const std::vector<float>& b) {
 /// again.
 void expect_importance(const core::Geometry& g, QkvTensors& tensors, index_t chunk_q_blocks) {
   SCOPED_TRACE(name_of(g.config));
-  const core::Backend& backend = cuda_backend(g);
   const core::Inputs inputs = tensors.inputs();
   Pyramid pyramid = StageRunner(reference::backend(), g).pyramid(inputs);
   const Values exact = exact_importance(g, inputs, pyramid.levels());
   const Values plain = plain_importance(g, inputs, pyramid.levels());
-  const StageRunner whole(backend, g);
-  const StageRunner chunked(backend, g, {.chunk_q_blocks = chunk_q_blocks});
-  const auto importance = whole.importance(inputs, pyramid);
-  EXPECT_TRUE(is_within_budget(importance_values(g, importance), plain, exact, kFloor));
-  EXPECT_TRUE(are_same_bits(importance, whole.importance(inputs, pyramid))) << "second run";
-  EXPECT_TRUE(are_same_bits(importance, chunked.importance(inputs, pyramid))) << "in chunks";
+  const auto backends = cuda_backends(g);
+  ASSERT_FALSE(backends.empty());
+  for (const core::Backend* backend : backends) {
+    SCOPED_TRACE(backend->isa);
+    const StageRunner whole(*backend, g);
+    const StageRunner chunked(*backend, g, {.chunk_q_blocks = chunk_q_blocks});
+    const auto importance = whole.importance(inputs, pyramid);
+    EXPECT_TRUE(is_within_budget(importance_values(g, importance), plain, exact, kFloor));
+    EXPECT_TRUE(are_same_bits(importance, whole.importance(inputs, pyramid))) << "second run";
+    EXPECT_TRUE(are_same_bits(importance, chunked.importance(inputs, pyramid))) << "in chunks";
+  }
 }
 
 // ---- every estimator, every case ----------------------------------------------------------------
@@ -107,9 +113,11 @@ TEST_P(CudaImportance, IsSharedLikeThatOfTheReference) {  // S-13
     Pyramid pyramid = StageRunner(reference::backend(), g).pyramid(tensors.inputs());
     const auto expected =
         StageRunner(reference::backend(), g).importance(tensors.inputs(), pyramid);
-    const auto shared = StageRunner(cuda_backend(g), g).importance(tensors.inputs(), pyramid);
-    EXPECT_TRUE(is_close(importance_values(g, shared), importance_values(g, expected), 1e-5))
-        << name_of(config);
+    for (const core::Backend* backend : cuda_backends(g)) {
+      const auto shared = StageRunner(*backend, g).importance(tensors.inputs(), pyramid);
+      EXPECT_TRUE(is_close(importance_values(g, shared), importance_values(g, expected), 1e-5))
+          << name_of(config) << ", " << backend->isa;
+    }
   }
 }
 
@@ -144,6 +152,7 @@ struct LargeCase {
   bool causal = false;
   std::vector<std::int32_t> kv_lengths{};
   bool reordered = false;
+  MemoryLayout layout = MemoryLayout::kBhld;
 };
 
 void PrintTo(const LargeCase& c, std::ostream* out) { *out << c.name; }
@@ -181,6 +190,14 @@ std::vector<LargeCase> large_cases() {
        {1234},
        true},
       {"UnalignedRows", large_shape(1, 1, 900, 1700, 75, kF16), 64, 64},
+      {"PaddedRows",
+       large_shape(1, 1, 1300, 1700, 120, kBf16),
+       64,
+       64,
+       true,
+       {},
+       false,
+       MemoryLayout::kPadded},
   };
 }
 
@@ -196,7 +213,7 @@ TEST_P(CudaImportanceLarge, IsWithinBudgetWholeAndInChunks) {
   problem.config.block_q = c.block_q;
   problem.config.block_kv = c.block_kv;
   problem.config.causal = c.causal;
-  QkvTensors tensors = random_qkv(problem, 81);
+  QkvTensors tensors = random_qkv(problem, 81, c.layout);
   tensors.kv_lengths = c.kv_lengths;
   if (c.reordered) {
     tensors.q_index = random_orders(c.shape.heads_q, c.shape.len_q, 82);
@@ -235,9 +252,12 @@ TEST_P(CudaImportanceNumbers, NanAndInfinityCountAsInTheReference) {
         Pyramid pyramid = StageRunner(reference::backend(), g).pyramid(tensors.inputs());
         const auto expected =
             StageRunner(reference::backend(), g).importance(tensors.inputs(), pyramid);
-        const auto found = StageRunner(cuda_backend(g), g).importance(tensors.inputs(), pyramid);
-        EXPECT_TRUE(is_close(importance_values(g, found), importance_values(g, expected), 1e-5))
-            << name_of(config) << ", " << value << " in " << (is_key ? "k" : "q");
+        for (const core::Backend* backend : cuda_backends(g)) {
+          const auto found = StageRunner(*backend, g).importance(tensors.inputs(), pyramid);
+          EXPECT_TRUE(is_close(importance_values(g, found), importance_values(g, expected), 1e-5))
+              << name_of(config) << ", " << backend->isa << ", " << value << " in "
+              << (is_key ? "k" : "q");
+        }
       }
     }
   }
@@ -252,10 +272,13 @@ TEST_P(CudaImportanceNumbers, RowsOfNanAloneAreLeftOut) {
       tensors.q.set(0, 0, token, 3, std::numeric_limits<float>::quiet_NaN());
     }
     Pyramid pyramid = StageRunner(reference::backend(), g).pyramid(tensors.inputs());
-    const auto found = StageRunner(cuda_backend(g), g).importance(tensors.inputs(), pyramid);
-    for (index_t j = 0; j < g.num_kv_blocks; ++j) {
-      EXPECT_EQ(found[static_cast<std::size_t>(g.num_kv_blocks + j)], 0.0F) << name_of(config);
-      EXPECT_FALSE(std::isnan(found[static_cast<std::size_t>(j)])) << name_of(config);
+    for (const core::Backend* backend : cuda_backends(g)) {
+      SCOPED_TRACE(name_of(config) + ", " + backend->isa);
+      const auto found = StageRunner(*backend, g).importance(tensors.inputs(), pyramid);
+      for (index_t j = 0; j < g.num_kv_blocks; ++j) {
+        EXPECT_EQ(found[static_cast<std::size_t>(g.num_kv_blocks + j)], 0.0F);
+        EXPECT_FALSE(std::isnan(found[static_cast<std::size_t>(j)]));
+      }
     }
   }
 }

@@ -23,11 +23,18 @@ struct DeviceLimits {
 void draw_samples(const core::Geometry& geometry, index_t batch, std::uint8_t* q_offsets,
                   std::uint8_t* kv_offsets, cudaStream_t stream);
 
-/// S-9 to S-12 with `ctas` CTAs. Elements are those of q and k, f16 or bf16.
-void estimate_f16(Shape shape, const DeviceLimits& limits, const Params& params, unsigned int ctas,
-                  cudaStream_t stream);
-void estimate_bf16(Shape shape, const DeviceLimits& limits, const Params& params, unsigned int ctas,
-                   cudaStream_t stream);
+/// S-9 to S-12 with `groups` groups of CTAs (kernel.cuh). Elements are those of q and k, f16 or
+/// bf16. Products by mma.sync.
+void estimate_sm80_f16(Shape shape, const DeviceLimits& limits, const Params& params,
+                       unsigned int groups, cudaStream_t stream);
+void estimate_sm80_bf16(Shape shape, const DeviceLimits& limits, const Params& params,
+                        unsigned int groups, cudaStream_t stream);
+
+/// The same by wgmma, for compute capability 9.0 and head_dim <= 128.
+void estimate_sm90_f16(Shape shape, const DeviceLimits& limits, const Params& params,
+                       unsigned int groups, cudaStream_t stream);
+void estimate_sm90_bf16(Shape shape, const DeviceLimits& limits, const Params& params,
+                        unsigned int groups, cudaStream_t stream);
 
 /// S-8. The caller's scores of hidden blocks become 0.
 void hide_scores(const core::Geometry& geometry, const core::ImportanceParams& params,

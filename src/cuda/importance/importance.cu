@@ -10,7 +10,8 @@
 // Launches, in stream order:
 //
 //   sampled_*     draw_samples     a CTA per head: its offsets (S-9)
-//   estimators    estimate_kernel  persistent CTAs, one item of query blocks at a time (kernel.cuh)
+//   estimators    estimate_kernel  persistent CTAs, one item of query blocks at a time, multiplied
+//                                  by wgmma or mma.sync (kernel.cuh)
 //   user_scores   hide_kernel      a CTA per row of scores (S-8)
 //   sharing       share_kernel     a CTA per row of a KV group (S-13)
 //
@@ -20,7 +21,7 @@
 // Cost, in multiply-adds per logit: D for the samples, Lq·Lkv/16 logits by default; t·D for the
 // antidiagonal, Lq·Lkv/t²; 3·D (bf16) or 2·D (f16) for sub-blocks, Lq·Lkv/g², whose queries are
 // floats.
-// Scratch: a slab of rows x Nk floats for each CTA that runs, see slab_ctas(), and 128 bytes per
+// Scratch: a slab of rows x Nk floats for each CTA that runs, see slab_groups(), and 128 bytes per
 // head for the samples.
 
 #include <algorithm>
@@ -99,7 +100,7 @@ Shape choose_shape(const Geometry& g, const DeviceLimits& limits) {
 
 /// Query blocks that a CTA takes at a time.
 int blocks_per_item(const Geometry& g, const TileSize& tile) {
-  return tile.rows() / probe_counts(g.config).rows_per_block;
+  return tile.rows / probe_counts(g.config).rows_per_block;
 }
 
 int log2_columns(const Config& config) {
@@ -115,14 +116,14 @@ index_t slab_width(const Geometry& g) {
   return tiles * estimation::kTileColumns >> std::min(log2, estimation::kMaxLog2Piece);
 }
 
-/// CTAs that get a slab, and so can run. As many as the device runs at a time and a call has items
-/// for, unless the slabs would take too much of the workspace: 40 MB for pooled_lse and 80 MB for
-/// samples with 12 heads of 75,600 tokens on an H100.
-index_t slab_ctas(const Geometry& g, const TileSize& tile, const DeviceLimits& limits) {
+/// Groups of CTAs that get a slab, and so can run. As many as the device runs at a time and a call
+/// has items for, unless the slabs would take too much of the workspace: 40 MB for pooled_lse and
+/// 80 MB for samples with 12 heads of 75,600 tokens on an H100.
+index_t slab_groups(const Geometry& g, const TileSize& tile, const DeviceLimits& limits) {
   const ProblemShape& s = g.shape;
   const index_t kv_bytes =
       2 * s.batch * s.heads_kv * s.len_kv * s.head_dim * static_cast<index_t>(size_of(s.dtype_kv));
-  const auto slab_bytes = static_cast<index_t>(sizeof(float)) * tile.rows() * slab_width(g);
+  const auto slab_bytes = static_cast<index_t>(sizeof(float)) * tile.rows * slab_width(g);
   const index_t affordable = (kSlabBytes + kv_bytes / 10) / slab_bytes;
   const index_t running = static_cast<index_t>(limits.sms) * tile.ctas_per_sm;
   const index_t items = s.heads_q * semantics::ceil_div(g.num_q_blocks, blocks_per_item(g, tile));
@@ -135,13 +136,14 @@ struct EstimateScratch {
   std::uint8_t* kv_offsets;
 };
 
-EstimateScratch carve(core::Ledger& ledger, const Geometry& g, const TileSize& tile, index_t ctas) {
+EstimateScratch carve(core::Ledger& ledger, const Geometry& g, const TileSize& tile,
+                      index_t groups) {
   const auto offsets = [&](index_t heads) {
     const index_t bytes = takes_samples(g.config) ? heads * estimation::kMaxBlock : 0;
     return ledger.take<std::uint8_t>(static_cast<std::size_t>(bytes));
   };
   EstimateScratch scratch{};
-  scratch.slab = ledger.take<float>(static_cast<std::size_t>(ctas * tile.rows() * slab_width(g)));
+  scratch.slab = ledger.take<float>(static_cast<std::size_t>(groups * tile.rows * slab_width(g)));
   scratch.q_offsets = offsets(g.shape.heads_q);
   scratch.kv_offsets = offsets(g.shape.heads_kv);
   return scratch;
@@ -213,14 +215,21 @@ void set_inputs(const Geometry& g, const ImportanceParams& call, Params& p) {
   p.importance = call.importance;
 }
 
-void estimate(const StageContext& context, const ImportanceParams& call, cudaStream_t stream) {
+/// The kernels of one multiplier.
+struct Estimates {
+  decltype(&estimation::estimate_sm80_f16) of_f16;
+  decltype(&estimation::estimate_sm80_bf16) of_bf16;
+};
+
+void estimate(const StageContext& context, const ImportanceParams& call, const Estimates& estimates,
+              cudaStream_t stream) {
   const Geometry& g = context.geometry;
   const DeviceLimits limits = device_limits();
   const Shape shape = choose_shape(g, limits);
   const TileSize tile = estimation::tile_size(shape);
-  const index_t most_ctas = slab_ctas(g, tile, limits);
+  const index_t most_groups = slab_groups(g, tile, limits);
   core::Ledger ledger(context.scratch, kScratchAlignment);
-  const EstimateScratch scratch = carve(ledger, g, tile, most_ctas);
+  const EstimateScratch scratch = carve(ledger, g, tile, most_groups);
   Params p{};
   set_inputs(g, call, p);
   set_probes(g, p);
@@ -235,24 +244,33 @@ void estimate(const StageContext& context, const ImportanceParams& call, cudaStr
   if (takes_samples(g.config)) {
     estimation::draw_samples(g, call.chunk.batch, scratch.q_offsets, scratch.kv_offsets, stream);
   }
-  const auto ctas = static_cast<unsigned int>(std::min(most_ctas, p.items));
+  const auto groups = static_cast<unsigned int>(std::min(most_groups, p.items));
   const bool is_f16 = g.shape.dtype_kv == DType::kF16;
-  (is_f16 ? estimation::estimate_f16 : estimation::estimate_bf16)(shape, limits, p, ctas, stream);
+  (is_f16 ? estimates.of_f16 : estimates.of_bf16)(shape, limits, p, groups, stream);
 }
 
-}  // namespace
-
-void importance(const StageContext& context, const ImportanceParams& params) {
+void importance(const StageContext& context, const ImportanceParams& params,
+                const Estimates& estimates) {
   const Geometry& g = context.geometry;
   const cudaStream_t stream = stream_of(context.stream);
   if (g.config.importance == Importance::kUserScores) {
     estimation::hide_scores(g, params, stream);
   } else {
-    estimate(context, params, stream);
+    estimate(context, params, estimates, stream);
   }
   if (g.config.share_group_map) {
     estimation::share_scores(g, params.chunk, params.importance, stream);
   }
+}
+
+}  // namespace
+
+void importance_sm90(const StageContext& context, const ImportanceParams& params) {
+  importance(context, params, {estimation::estimate_sm90_f16, estimation::estimate_sm90_bf16});
+}
+
+void importance_sm80(const StageContext& context, const ImportanceParams& params) {
+  importance(context, params, {estimation::estimate_sm80_f16, estimation::estimate_sm80_bf16});
 }
 
 std::size_t importance_scratch(const Geometry& geometry) {
@@ -260,7 +278,7 @@ std::size_t importance_scratch(const Geometry& geometry) {
   const DeviceLimits limits = device_limits();
   const TileSize tile = estimation::tile_size(choose_shape(geometry, limits));
   core::Ledger ledger(nullptr, kScratchAlignment);
-  carve(ledger, geometry, tile, slab_ctas(geometry, tile, limits));
+  carve(ledger, geometry, tile, slab_groups(geometry, tile, limits));
   return ledger.bytes();
 }
 

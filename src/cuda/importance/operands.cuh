@@ -2,7 +2,8 @@
 #pragma once
 
 // Operands of the dot products in shared memory: rows of 64 channels (128 bytes), whose 16-byte
-// pieces are swizzled so that the eight rows of an 8x8 matrix lie in different banks.
+// pieces are swizzled so that the eight rows of an 8x8 matrix lie in different banks. Where eight
+// rows begin at a multiple of kOperandAlignment this is the 128-byte swizzle that wgmma reads.
 
 #include <cstdint>
 
@@ -16,6 +17,14 @@ namespace psa::cuda::estimation {
 
 inline constexpr int kRowBytes = kChunkChannels * static_cast<int>(sizeof(Bits));
 inline constexpr int kRowPieces = kChunkChannels / kThreadChannels;
+inline constexpr int kOperandAlignment = 8 * kRowBytes;
+
+/// Where a chunk's operands lie in shared memory, each kOperandAlignment-aligned.
+struct ChunkOperands {
+  std::uint32_t rows;        // of the first term
+  std::uint32_t term_bytes;  // from each term's rows to those of the next
+  std::uint32_t columns;
+};
 
 __device__ constexpr std::uint32_t piece_offset(int row, int piece) {
   return static_cast<std::uint32_t>(row * kRowBytes + (piece ^ row % 8) * 16);
@@ -42,32 +51,38 @@ struct CopyShare {
   }
 };
 
-/// Copies channels [first_channel, first_channel + 64) of kRows tokens; zeros for what does not
-/// exist. All threads; asynchronous where rows are aligned.
+/// What rows that do not exist are copied from.
+const __device__ uint4 kZeroRow[kMaxHeadDim * sizeof(Bits) / sizeof(uint4)] = {};
+
+/// First channel of a token, or of zeros for kNoToken.
+__device__ inline const Bits* token_data(const KvHead<Bits>& head, int token) {
+  return token == kNoToken ? reinterpret_cast<const Bits*>(kZeroRow)
+                           : head.data + token * head.token_stride;
+}
+
+/// Copies channels [first_channel, first_channel + 64) of kRows rows, of which `rows` has the first
+/// channels. All threads; asynchronous where rows are aligned.
 template <int kRows, int kThreads>
-__device__ inline void copy_rows(const Params& p, const KvHead<Bits>& head, const int* tokens,
-                                 int first_channel, std::uint32_t to) {
+__device__ inline void copy_rows(const Params& p, const Bits* const* rows, int first_channel,
+                                 std::uint32_t to) {
   const CopyShare<kRows, kThreads> share;
   const int channel = first_channel + share.piece * kThreadChannels;
   const int channels = p.head_dim - channel;
-  const Bits* data = head.data;
-  const index_t stride = head.token_stride;
   if (p.has_aligned_rows) {
+    const Bits* from[share.kCopies];  // copies do not wait for each other's
+#pragma unroll
+    for (int i = 0; i < share.kCopies; ++i) from[i] = rows[share.row + i * share.kStep] + channel;
 #pragma unroll
     for (int i = 0; i < share.kCopies; ++i) {
-      const int token = tokens[share.row + i * share.kStep];
-      const bool is_real = token != kNoToken && channels > 0;
-      const Bits* from = data + (is_real ? token * stride + channel : 0);
-      copy_async_16(to + share.offset(i), from, is_real);
+      copy_async_16(to + share.offset(i), from[i], channels > 0);
     }
     return;
   }
 #pragma unroll 1
   for (int i = 0; i < share.kCopies; ++i) {
-    const int token = tokens[share.row + i * share.kStep];
     uint4 piece{};
-    if (token != kNoToken && channels > 0) {
-      piece = load_channels<false>(data + token * stride + channel, channels);
+    if (channels > 0) {
+      piece = load_channels<false>(rows[share.row + i * share.kStep] + channel, channels);
     }
     store_piece(to + share.offset(i), piece);
   }
@@ -100,6 +115,10 @@ struct Split<__half> {
   static __device__ Bits truncate(float x) { return __half_as_ushort(__float2half_rz(x)); }
   static __device__ float value(Bits bits) { return __half2float(__ushort_as_half(bits)); }
 };
+
+/// Terms that a row of a shape is a sum of.
+template <typename Element, Shape kShape>
+inline constexpr int kRowTerms = takes_means(kShape) ? Split<Element>::kTerms : 1;
 
 /// The next addend of `mean`, of which `rest` is not yet written.
 template <typename Element>

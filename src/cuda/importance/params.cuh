@@ -18,6 +18,7 @@ using Bits = std::uint16_t;
 inline constexpr int kTileColumns = 128;   ///< probe columns of k that meet the rows at a time
 inline constexpr int kChunkChannels = 64;  ///< channels that are copied at a time: 128 bytes a row
 inline constexpr int kMaxBlock = 128;      ///< largest block_q and block_kv
+inline constexpr int kMaxHeadDim = 256;
 inline constexpr int kMaxLog2Piece = 6;  ///< largest piece of a tile's row (pieces.cuh): 64 columns
 
 /// Variants of the estimate's kernel (kernel.cuh).
@@ -29,30 +30,36 @@ enum class Shape : std::uint8_t {
   kStreamedSmall,  ///< the same for devices with little shared memory
 };
 
-/// How a CTA divides its tile of probe rows and columns between its warps.
+/// What a CTA takes at a time beside kTileColumns, and how many CTAs an SM runs at most. That is
+/// all that slabs depend on, so it is the same for all multipliers (kernel.cuh).
 struct TileSize {
-  int row_tiles;    ///< m16 tiles of a warp, beside 64 columns
-  int row_warps;    ///< warps below each other; two stand side by side
-  int ctas_per_sm;  ///< at most
-
-  [[nodiscard]] constexpr int rows() const { return 16 * row_tiles * row_warps; }
-  [[nodiscard]] constexpr int threads() const { return 2 * 32 * row_warps; }
+  int rows;
+  int ctas_per_sm;
 };
 
 [[nodiscard]] constexpr TileSize tile_size(Shape shape) {
   switch (shape) {
     case Shape::kTokens:
-      return {.row_tiles = 4, .row_warps = 2, .ctas_per_sm = 2};
+      return {.rows = 128, .ctas_per_sm = 2};
     case Shape::kMeans:
-      return {.row_tiles = 2, .row_warps = 2, .ctas_per_sm = 2};
+      return {.rows = 64, .ctas_per_sm = 2};
     case Shape::kWideMeans:
-      return {.row_tiles = 1, .row_warps = 2, .ctas_per_sm = 2};
+      return {.rows = 32, .ctas_per_sm = 2};
     case Shape::kStreamed:
-      return {.row_tiles = 4, .row_warps = 4, .ctas_per_sm = 1};
+      return {.rows = 256, .ctas_per_sm = 1};
     case Shape::kStreamedSmall:
       break;
   }
-  return {.row_tiles = 4, .row_warps = 2, .ctas_per_sm = 1};
+  return {.rows = 128, .ctas_per_sm = 1};
+}
+
+[[nodiscard]] constexpr bool takes_means(Shape shape) {
+  return shape == Shape::kMeans || shape == Shape::kWideMeans;
+}
+
+/// Whether rows stay in shared memory for all tiles of columns.
+[[nodiscard]] constexpr bool rows_stay(Shape shape) {
+  return shape != Shape::kStreamed && shape != Shape::kStreamedSmall;
 }
 
 /// One call: the query blocks of a chunk, all heads of its batch element.
@@ -82,13 +89,13 @@ struct Params {
   // The dot products: `parts` tokens of head_dim channels, each in `chunks` pieces.
   int parts;
   int chunks;
-  int stages;  // chunks in shared memory, 2 to 4
+  int stages;  // chunks in shared memory, 2 to 5
 
   // The work.
   int blocks_per_item;  // query blocks of one head that a CTA takes at a time
   int items_per_head;
   index_t items;
-  float* slab;        // [CTAs, rows, slab_width]
+  float* slab;        // [groups of CTAs, rows, slab_width]
   int slab_width;     // pieces (pieces.cuh) of all column tiles
   float* importance;  // [Hq, q_block_end - q_block_begin, Nk]
 

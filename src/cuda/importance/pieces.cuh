@@ -14,8 +14,8 @@
 //
 // NaN: a row whose logits are all NaN or -inf is left out. One that has numbers, too, is not: its
 // NaN makes all its shares NaN (maxima ignore it). kLogSum must tell the two from the pieces alone:
-// a sum that is NaN is written as +inf if the warp's 64 columns of the row hold a number, else as
-// NaN. Both spoil the row's sum; only the first says that it counts.
+// a sum that is NaN is written as +inf if the 64 columns that are reduced together hold a number,
+// else as NaN. Both spoil the row's sum; only the first says that it counts.
 
 #include <cstdint>
 
@@ -26,7 +26,7 @@ namespace psa::cuda::estimation {
 
 enum class Reduction : std::uint8_t { kMax, kLogSum };
 
-inline constexpr int kWarpColumns = 64;
+inline constexpr int kWarpColumns = 64;                ///< of a row that a warp reduces at a time
 inline constexpr int kLaneColumns = kWarpColumns / 4;  ///< of each row that a lane has a part of
 
 /// Reference of a row that is left out.
@@ -91,7 +91,8 @@ __device__ __forceinline__ void fold_values(float (&v)[kLaneColumns], const Op& 
 }
 
 /// Reduces a row's columns, of which the lane has 8n + 2·(lane % 4) and the next as v[2n] and
-/// v[2n + 1], to pieces of 2^kLog2Piece columns. Lane and value tell the piece: piece_at().
+/// v[2n + 1], to pieces of 2^kLog2Piece columns. Lane and value tell the piece: lane_piece(),
+/// next_piece().
 template <int kLog2Piece, typename Op>
 __device__ __forceinline__ void fold_columns(float (&v)[kLaneColumns], const Op& op) {
   constexpr int kWithinLane = kLog2Piece == 0 ? 0 : kLog2Piece <= 3 ? 1 : kLog2Piece - 2;
@@ -110,14 +111,23 @@ inline constexpr int kLanePieces = kLog2Piece <= 2   ? kLaneColumns >> kLog2Piec
                                    : kLog2Piece == 3 ? 2
                                                      : 1;
 
-/// Piece that value `i` belongs to, of the 64 >> kLog2Piece of the warp's columns.
+/// Piece that a lane's first value belongs to, of the 64 >> kLog2Piece of a row.
 template <int kLog2Piece>
-__device__ inline int piece_at(int i) {
+__device__ inline int lane_piece() {
   const int lane = lane_id() % 4;
-  if constexpr (kLog2Piece == 0) return i / 2 * 8 + 2 * lane + i % 2;
-  if constexpr (kLog2Piece == 1) return i * 4 + lane;
-  if constexpr (kLog2Piece == 2) return (i + lane % 2 * 4) * 2 + lane / 2;
-  return lane * (kWarpColumns >> kLog2Piece) / 4 + i;
+  if constexpr (kLog2Piece == 0) return 2 * lane;
+  if constexpr (kLog2Piece == 1) return lane;
+  if constexpr (kLog2Piece == 2) return lane % 2 * 8 + lane / 2;
+  return lane * (kWarpColumns >> kLog2Piece) / 4;
+}
+
+/// Pieces from there to that of value `i`.
+template <int kLog2Piece>
+__device__ constexpr int next_piece(int i) {
+  if constexpr (kLog2Piece == 0) return i / 2 * 8 + i % 2;
+  if constexpr (kLog2Piece == 1) return i * 4;
+  if constexpr (kLog2Piece == 2) return i * 2;
+  return i;
 }
 
 /// Whether this lane writes its values: the lanes of a large piece all have it.
@@ -126,15 +136,16 @@ __device__ inline bool has_pieces() {
   return kLog2Piece <= 4 || lane_id() % (kLog2Piece == 5 ? 2 : 4) == 0;
 }
 
-/// Writes the pieces of a row; `to` is the first one of the warp's columns.
+/// Writes the pieces of a row; `to` is the first one of its 64 columns.
 template <int kLog2Piece>
 __device__ __forceinline__ void store_pieces(const float (&v)[kLaneColumns], float* to) {
   if (!has_pieces<kLog2Piece>()) return;
+  float* own = to + lane_piece<kLog2Piece>();
   if constexpr (kLog2Piece == 3) {  // the default
-    __stcg(reinterpret_cast<float2*>(to + piece_at<kLog2Piece>(0)), make_float2(v[0], v[1]));
+    __stcg(reinterpret_cast<float2*>(own), make_float2(v[0], v[1]));
   } else {
 #pragma unroll
-    for (int i = 0; i < kLanePieces<kLog2Piece>; ++i) __stcg(to + piece_at<kLog2Piece>(i), v[i]);
+    for (int i = 0; i < kLanePieces<kLog2Piece>; ++i) __stcg(own + next_piece<kLog2Piece>(i), v[i]);
   }
 }
 
@@ -159,13 +170,16 @@ __device__ __forceinline__ void take_log_sums(float scale_log2, const float (&bi
   largest = fmaxf(largest, __shfl_xor_sync(0xFFFFFFFFU, largest, 1));
   largest = fmaxf(largest, __shfl_xor_sync(0xFFFFFFFFU, largest, 2));
   const float reference = reference_of(largest);
+  if constexpr (kLog2Piece > 0) {  // the sum over one column is that column
 #pragma unroll
-  for (int i = 0; i < kLaneColumns; ++i) v[i] = exp2_approx(v[i] - reference);
-  fold_columns<kLog2Piece>(v, Sum{});
+    for (int i = 0; i < kLaneColumns; ++i) v[i] = exp2_approx(v[i] - reference);
+    fold_columns<kLog2Piece>(v, Sum{});
+#pragma unroll
+    for (int i = 0; i < kLanePieces<kLog2Piece>; ++i) v[i] = reference + log2_approx(v[i]);
+  }
 #pragma unroll
   for (int i = 0; i < kLanePieces<kLog2Piece>; ++i) {
-    const bool has_both = isnan(v[i]) && largest > -INFINITY;
-    v[i] = has_both ? INFINITY : reference + log2_approx(v[i]);
+    if (isnan(v[i]) && largest > -INFINITY) v[i] = INFINITY;
   }
 }
 
