@@ -5,9 +5,11 @@
 #include <array>
 #include <cmath>
 #include <cstdint>
+#include <optional>
 #include <string>
 
 #include "color.hpp"
+#include "engine/video/bitmap_font.hpp"
 #include "level_summary.hpp"
 #include "psa/error.hpp"
 #include "table.hpp"
@@ -23,16 +25,6 @@ constexpr int kTextHeight = 5 * kTextSize;
 constexpr int kLegendRow = 20;
 constexpr int kSwatch = 14;
 constexpr index_t kHeadPixels = 256;
-
-constexpr std::string_view kCharacters = "0123456789abcdefghijklmnopqrstuvwxyz.%: ";
-// Five rows of three dots each, the top left dot in bit 14.
-constexpr std::array<std::uint16_t, 40> kGlyphs{
-    0x7B6F, 0x2C97, 0x62A7, 0x628E, 0x5BC9, 0x798E, 0x39EF, 0x7292, 0x7BEF, 0x7BCE,
-    0x076B, 0x4D6E, 0x0723, 0x176B, 0x05E3, 0x39E4, 0x3ACE, 0x4D6D, 0x2092, 0x106A,
-    0x4BB5, 0x2491, 0x0FED, 0x0D6D, 0x056A, 0x0D74, 0x0759, 0x0BA4, 0x079E, 0x2E91,
-    0x0B6B, 0x0B6A, 0x0B7F, 0x0A95, 0x0B54, 0x0EE7, 0x0002, 0x52A5, 0x0410, 0x0000,
-};
-static_assert(kCharacters.size() == kGlyphs.size());
 
 void fill(Picture& picture, int x, int y, int width, int height, Rgb color) {
   for (int row = y; row < y + height; ++row) {
@@ -106,11 +98,11 @@ int text_width(std::string_view text, int size) { return static_cast<int>(text.s
 
 int draw_text(Picture& picture, int x, int y, std::string_view text, Rgb color, int size) {
   for (std::size_t i = 0; i < text.size(); ++i) {
-    const std::size_t index = kCharacters.find(text[i]);
-    if (index == std::string_view::npos) continue;
+    const std::optional<std::uint16_t> glyph = engine::glyph_of(text[i]);
+    if (!glyph) continue;
     const int left = x + static_cast<int>(i) * 4 * size;
     for (int dot = 0; dot < 15; ++dot) {
-      if (((kGlyphs[index] >> (14 - dot)) & 1) == 0) continue;
+      if (((*glyph >> (14 - dot)) & 1) == 0) continue;
       fill(picture, left + dot % 3 * size, y + dot / 3 * size, size, size, color);
     }
   }

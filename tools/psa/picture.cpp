@@ -3,19 +3,11 @@
 
 #include <algorithm>
 #include <array>
-#include <cstdlib>
 #include <limits>
-#include <memory>
 
 #include "base64.hpp"
+#include "engine/video/image.hpp"
 #include "psa/error.hpp"
-
-// NOLINTBEGIN(readability-identifier-naming): names that stb asks for
-#define STB_IMAGE_WRITE_IMPLEMENTATION
-#define STB_IMAGE_WRITE_STATIC
-#define STBI_WRITE_NO_STDIO
-// NOLINTEND(readability-identifier-naming)
-#include <stb/stb_image_write.h>
 
 namespace psa::cli {
 namespace {
@@ -106,18 +98,7 @@ Picture heat_scale_picture(int width, int height) {
 }
 
 std::vector<std::byte> encode_png(const Picture& picture) {
-  int length = 0;
-  const std::unique_ptr<unsigned char, void (*)(void*)> encoded(
-      stbi_write_png_to_mem(picture.bytes().data(), 0, picture.width(), picture.height(), 3,
-                            &length),
-      std::free);
-  if (encoded == nullptr) {
-    throw Error(Status::kOutOfMemory, "out of memory while encoding a picture of " +
-                                          std::to_string(picture.width()) + "x" +
-                                          std::to_string(picture.height()) + " pixels");
-  }
-  const auto bytes = std::as_bytes(std::span(encoded.get(), static_cast<std::size_t>(length)));
-  return {bytes.begin(), bytes.end()};
+  return engine::encode_png(picture.bytes(), picture.width(), picture.height());
 }
 
 std::string png_data_url(const Picture& picture) {
