@@ -84,6 +84,8 @@ struct Config {
   bool causal = false;         ///< query i sees keys up to i + (len_kv - len_q) (S-8)
   float softmax_scale = 0.0F;  ///< 0 means 1/sqrt(head_dim); else finite and > 0
   Compat compat = Compat::kNone;
+
+  friend bool operator==(const Config&, const Config&) = default;
 };
 
 }  // namespace psa

@@ -60,6 +60,7 @@ struct VideoGrid {
   index_t height = 0;
   index_t width = 0;
   [[nodiscard]] constexpr index_t tokens() const { return frames * height * width; }
+  friend bool operator==(const VideoGrid&, const VideoGrid&) = default;
 };
 
 enum class TextSide : std::int32_t { kFront = 0, kBack = 1 };
