@@ -17,6 +17,10 @@ constexpr Words<AxisOrder, 2> kAxisOrders{{{"bhld", AxisOrder::kBhld}, {"blhd", 
 /// Settings that the metadata of a tensor file may give.
 constexpr std::array<std::string_view, 4> kMetadataSettings{"grid", "text", "text_side", "scale"};
 
+/// Settings that a model decides itself, and the seed, which generation uses for its noise.
+constexpr std::array<std::string_view, 8> kModelSettings{
+    "grid", "text", "text_side", "text_keys", "text_queries", "causal", "scale", "seed"};
+
 std::string flag_of(const Setting& setting) {
   std::string flag = "--" + std::string(setting.name);
   std::replace(flag.begin(), flag.end(), '_', '-');
@@ -69,17 +73,19 @@ void CallOptions::add_file_options(CLI::App& command) {
       ->group(kGroup);
 }
 
-void CallOptions::add_call(CLI::App& command) {
-  for (const Setting& setting : settings()) {
-    Flag& flag = flags_[setting.name];
-    const std::string name = flag_of(setting);
-    const std::string help(setting.help);
-    flag.option =
-        setting.value.empty()
-            ? command.add_flag(name, flag.value, help)
-            : command.add_option(name, flag.value, help)->type_name(std::string(setting.value));
-    flag.option->group(group_of(setting));
-  }
+void CallOptions::add_setting(CLI::App& command, const Setting& setting) {
+  Flag& flag = flags_[setting.name];
+  const std::string name = flag_of(setting);
+  const std::string help(setting.help);
+  flag.option =
+      setting.value.empty()
+          ? command.add_flag(name, flag.value, help)
+          : command.add_option(name, flag.value, help)->type_name(std::string(setting.value));
+  flag.option->group(group_of(setting));
+}
+
+void CallOptions::add_config(CLI::App& command, const std::string& model_flag,
+                             const std::string& attention_flag) {
   constexpr const char* kGroup = "Configuration";
   CLI::Option* preset = flags_["preset"].option;
   preset->group(kGroup);
@@ -88,14 +94,28 @@ void CallOptions::add_call(CLI::App& command) {
           ->type_name("FILE")
           ->group(kGroup)
           ->excludes(preset);
-  command.add_option("--model", model_, "entry of a file with several models")
+  command.add_option(model_flag, model_, "entry of a file with several models")
       ->type_name("NAME")
       ->group(kGroup)
       ->needs(config);
-  command.add_option("--attention", attention_, "configuration of the model (default: its own)")
+  command.add_option(attention_flag, attention_, "configuration of the model (default: its own)")
       ->type_name("NAME")
       ->group(kGroup)
       ->needs(config);
+}
+
+void CallOptions::add_call(CLI::App& command) {
+  for (const Setting& setting : settings()) add_setting(command, setting);
+  add_config(command, "--model", "--attention");
+}
+
+void CallOptions::add_attention(CLI::App& command) {
+  for (const Setting& setting : settings()) {
+    const bool is_left_out = std::find(kModelSettings.begin(), kModelSettings.end(),
+                                       setting.name) != kModelSettings.end();
+    if (!is_left_out) add_setting(command, setting);
+  }
+  add_config(command, "--config-model", "--config-attention");
 }
 
 void CallOptions::add_machine(CLI::App& command) {

@@ -29,6 +29,9 @@ class CallOptions {
   void set_files(std::vector<std::string> files) { files_ = std::move(files); }
   /// --preset, --config, --model, --attention and a flag for each setting (settings.hpp).
   void add_call(CLI::App& command);
+  /// The part of it that describes self-attention of a model, which knows its tokens itself: no
+  /// grid, text, causal rule, scale or seed, and --config-model for --model.
+  void add_attention(CLI::App& command);
   /// --backend, --isa, --threads.
   void add_machine(CLI::App& command);
 
@@ -56,6 +59,9 @@ class CallOptions {
     std::string value;
   };
 
+  void add_setting(CLI::App& command, const Setting& setting);
+  void add_config(CLI::App& command, const std::string& model_flag,
+                  const std::string& attention_flag);
   void apply_flag(const Setting& setting, Problem& problem) const;
 
   std::vector<std::string> files_;

@@ -12,6 +12,7 @@
 #include <vector>
 
 #include "call_options.hpp"
+#include "command_text.hpp"
 #include "commands.hpp"
 #include "comparison.hpp"
 #include "comparison_output.hpp"
@@ -45,22 +46,6 @@ void check_range(const std::string& flag, int given, int least, int most) {
   if (given >= least && given <= most) return;
   throw Error(Status::kInvalidArgument, flag + " is " + std::to_string(given) + "; allowed are " +
                                             std::to_string(least) + " to " + std::to_string(most));
-}
-
-/// The command line again, as psa understood it.
-std::string command_text(const CLI::App& command) {
-  std::string text = "psa " + command.get_name();
-  std::vector<const CLI::Option*> seen;
-  for (const CLI::Option* option : command.parse_order()) {
-    if (std::find(seen.begin(), seen.end(), option) != seen.end()) continue;
-    seen.push_back(option);
-    if (!option->get_positional()) text += " " + option->get_name();
-    if (option->get_items_expected_max() == 0) continue;
-    for (const std::string& value : option->results()) {
-      text += value.find(' ') == std::string::npos ? " " + value : " '" + value + "'";
-    }
-  }
-  return text;
 }
 
 std::vector<double> parse_curve(const std::string& densities) {

@@ -12,17 +12,11 @@
 #include "psa/error.hpp"
 #include "psa/psa.h"
 #include "report_figures.hpp"
-#include "report_style.hpp"
+#include "report_parts.hpp"
 #include "table.hpp"
 
 namespace psa::cli {
 namespace {
-
-std::string paragraph(const std::string& css_class, const std::string& html) {
-  return "<p class=\"" + css_class + "\">" + html + "</p>\n";
-}
-
-std::string heading(const std::string& text) { return "<h2>" + text + "</h2>\n"; }
 
 std::string cell(const std::string& html) { return "<td>" + html + "</td>"; }
 
@@ -75,10 +69,6 @@ std::string warnings(const Comparison& comparison) {
   return paragraph("warning",
                    "<b>NaN or Inf in the input.</b> " + text +
                        ". Rows of the output that they reach are left out of all errors.");
-}
-
-std::string figure_cell(const std::string& value, const std::string& meaning) {
-  return "<div><b>" + value + "</b><span>" + meaning + "</span></div>\n";
 }
 
 std::string key_figures(const Comparison& comparison) {
@@ -242,17 +232,13 @@ std::string facts_section(const Comparison& comparison, const Problem& problem,
                           const ReportFacts& facts) {
   std::string html =
       heading("How this was made") + "<pre>" + escape_xml(facts.command) + "</pre>\n<dl>\n";
-  const auto entry = [&html](const std::string& name, const std::string& value) {
-    html += "<dt>" + escape_xml(name) + "</dt><dd>" + escape_xml(value) + "</dd>\n";
-  };
-  entry("input", facts.origin);
-  entry("problem", format_problem(problem));
+  html += fact("input", facts.origin) + fact("problem", format_problem(problem));
   for (const MethodResult& result : comparison.methods) {
     if (result.method == Method::kDense || result.method == Method::kPsa) continue;
-    entry(std::string(name_of(result.method)), format_problem(result.problem));
+    html += fact(std::string(name_of(result.method)), format_problem(result.problem));
   }
-  for (const auto& [name, value] : facts.machine) entry(name, value);
-  entry("psa", psa_version());
+  for (const auto& [name, value] : facts.machine) html += fact(name, value);
+  html += fact("psa", psa_version());
   return html + "</dl>\n<pre>" + escape_xml(comparison.plan_text) + "</pre>\n";
 }
 
@@ -260,23 +246,21 @@ std::string facts_section(const Comparison& comparison, const Problem& problem,
 
 std::string report_html(const Comparison& comparison, const Problem& problem,
                         const ReportFacts& facts) {
-  return "<!DOCTYPE html>\n<html lang=\"en\">\n<head>\n<meta charset=\"utf-8\">\n"
-         "<meta name=\"viewport\" content=\"width=device-width, initial-scale=1\">\n"
-         "<title>Pyramid Sparse Attention compared</title>\n<style>" +
-         std::string(kReportStyle) + stage_style() + "</style>\n</head>\n<body>\n<main>\n" +
-         "<h1>Pyramid Sparse Attention, compared</h1>\n" +
-         paragraph("origin",
-                   escape_xml(facts.origin) + " · " + escape_xml(format_shape(problem.shape))) +
-         introduction(problem.config) + warnings(comparison) + key_figures(comparison) +
-         heading("Methods") + method_table(comparison) + method_notes(comparison) +
-         curve_section(comparison) + heading("Where the time goes") +
-         paragraph(
-             "caption",
-             "Medians of each method's calls, stage by stage. Colors are what dense attention "
-             "does not have to do.") +
-         time_figure(comparison) + level_maps_section(comparison, problem) +
-         errors_section(comparison, problem) + heading("Head by head") + head_table(comparison) +
-         facts_section(comparison, problem, facts) + "</main>\n</body>\n</html>\n";
+  return page(
+      "Pyramid Sparse Attention compared", stage_style(),
+      "<h1>Pyramid Sparse Attention, compared</h1>\n" +
+          paragraph("origin",
+                    escape_xml(facts.origin) + " · " + escape_xml(format_shape(problem.shape))) +
+          introduction(problem.config) + warnings(comparison) + key_figures(comparison) +
+          heading("Methods") + method_table(comparison) + method_notes(comparison) +
+          curve_section(comparison) + heading("Where the time goes") +
+          paragraph(
+              "caption",
+              "Medians of each method's calls, stage by stage. Colors are what dense attention "
+              "does not have to do.") +
+          time_figure(comparison) + level_maps_section(comparison, problem) +
+          errors_section(comparison, problem) + heading("Head by head") + head_table(comparison) +
+          facts_section(comparison, problem, facts));
 }
 
 std::filesystem::path report_path(const std::filesystem::path& directory) {

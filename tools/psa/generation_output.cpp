@@ -1,0 +1,103 @@
+// SPDX-License-Identifier: Apache-2.0
+#include "generation_output.hpp"
+
+#include <nlohmann/json.hpp>
+
+#include "table.hpp"
+
+namespace psa::cli {
+namespace {
+
+using Json = nlohmann::ordered_json;
+
+double seconds(double ms) { return ms / 1000; }
+
+std::vector<std::string> table_row(const GeneratedVideo& video, const GenerationRun& run) {
+  const engine::Generation& g = video.generation;
+  const auto speedup = [&](double (engine::Generation::*ms)() const) {
+    return run.dense ? fixed((run.dense->generation.*ms)() / (g.*ms)(), 2) : "-";
+  };
+  return {video.name,
+          fixed(g.step_density(), 4),
+          fixed(seconds(g.step_attention_ms()), 2),
+          speedup(&engine::Generation::step_attention_ms),
+          fixed(seconds(g.step_ms()), 2),
+          speedup(&engine::Generation::step_ms),
+          fixed(seconds(g.total_ms()), 1)};
+}
+
+Json video_json(const GeneratedVideo& video) {
+  Json steps = Json::array();
+  for (const engine::StepReport& step : video.generation.steps) {
+    steps.push_back({{"step", step.index},
+                     {"timestep", step.timestep},
+                     {"warmup", step.is_dense},
+                     {"density", step.density()},
+                     {"layer_density", step.layer_density},
+                     {"attention_ms", step.attention_ms},
+                     {"total_ms", step.total_ms}});
+  }
+  Json files = Json::array();
+  for (const std::filesystem::path& file : video.files) files.push_back(file.string());
+  return {{"files", files},
+          {"density", video.generation.step_density()},
+          {"step_attention_ms", video.generation.step_attention_ms()},
+          {"step_ms", video.generation.step_ms()},
+          {"total_ms", video.generation.total_ms()},
+          {"steps", steps}};
+}
+
+}  // namespace
+
+std::string generation_text(const GenerationRun& run) {
+  Table table({{"attention", Table::Align::kLeft},
+               {"density"},
+               {"attention s/step"},
+               {"speed-up"},
+               {"whole s/step"},
+               {"speed-up"},
+               {"whole s"}});
+  table.add_row(table_row(run.psa, run));
+  if (run.dense) table.add_row(table_row(*run.dense, run));
+  std::string text = table.text() + "\n";
+  if (run.quality) {
+    text += "quality    PSNR " + fixed(run.quality->psnr_db, 2) + " dB";
+    if (run.quality->ssim) text += ", SSIM " + fixed(*run.quality->ssim, 4);
+    text += " against the video of dense attention from the same noise\n";
+  }
+  if (run.warmup_steps > 0) {
+    text += "warm-up    " + std::to_string(run.warmup_steps) +
+            " first steps are dense; density and seconds per step are of the others\n";
+  }
+  text += "attention  " + (run.attention.empty() ? "the default configuration" : run.attention) +
+          "; " + run.compute + "\n";
+  for (const GeneratedVideo* video : {&run.psa, run.dense ? &*run.dense : nullptr}) {
+    if (video == nullptr) continue;
+    for (const std::filesystem::path& file : video->files)
+      text += "wrote      " + file.string() + "\n";
+  }
+  for (const std::filesystem::path& file : run.captures)
+    text += "wrote      " + file.string() + "\n";
+  return text;
+}
+
+nlohmann::ordered_json generation_json(const GenerationRun& run) {
+  Json json{
+      {"model", run.model},         {"prompt", run.prompt},
+      {"attention", run.attention}, {"grid", {run.grid.frames, run.grid.height, run.grid.width}},
+      {"steps", run.steps},         {"warmup_steps", run.warmup_steps},
+      {"seed", run.seed},           {"guidance", run.guidance},
+      {"compute", run.compute},     {"psa", video_json(run.psa)}};
+  if (run.dense) json["dense"] = video_json(*run.dense);
+  if (run.quality) {
+    Json quality{{"psnr_db", run.quality->psnr_db}};
+    if (run.quality->ssim) quality["ssim"] = *run.quality->ssim;
+    json["quality"] = quality;
+  }
+  Json captures = Json::array();
+  for (const std::filesystem::path& file : run.captures) captures.push_back(file.string());
+  json["captures"] = captures;
+  return json;
+}
+
+}  // namespace psa::cli

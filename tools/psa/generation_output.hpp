@@ -1,0 +1,47 @@
+// SPDX-License-Identifier: Apache-2.0
+#pragma once
+
+// What psa generate says of its videos.
+
+#include <filesystem>
+#include <nlohmann/json_fwd.hpp>
+#include <optional>
+#include <string>
+#include <vector>
+
+#include "engine/generation/generation.hpp"
+#include "engine/video/quality.hpp"
+#include "engine/video/video.hpp"
+
+namespace psa::cli {
+
+/// One video with how it was made.
+struct GeneratedVideo {
+  std::string name;  ///< psa or dense
+  engine::Generation generation;
+  std::optional<engine::Video> pixels;  ///< as the model makes them; none of latents
+  std::optional<engine::Video> shown;   ///< enlarged, as in the file
+  std::vector<std::filesystem::path> files;
+};
+
+/// A run of psa generate.
+struct GenerationRun {
+  std::string model;
+  std::string prompt;
+  std::string attention;  ///< settings of the sparse attention
+  VideoGrid grid{};
+  int steps = 0;
+  int warmup_steps = 0;
+  std::uint64_t seed = 0;
+  double guidance = 1;
+  std::string compute;  ///< f32 or bf16
+  GeneratedVideo psa;
+  std::optional<GeneratedVideo> dense;
+  std::optional<engine::VideoQuality> quality;  ///< of psa against dense
+  std::vector<std::filesystem::path> captures;
+};
+
+[[nodiscard]] std::string generation_text(const GenerationRun& run);
+[[nodiscard]] nlohmann::ordered_json generation_json(const GenerationRun& run);
+
+}  // namespace psa::cli

@@ -1,0 +1,36 @@
+// SPDX-License-Identifier: Apache-2.0
+#pragma once
+
+// q, k and v of a model's self-attention, written while it runs, in the form that psa compare
+// reads.
+
+#include <filesystem>
+#include <set>
+#include <string>
+#include <string_view>
+#include <vector>
+
+#include "engine/blocks/wan_transformer.hpp"
+
+namespace psa::cli {
+
+/// What --capture names: each of the layers in each of the steps.
+struct CaptureChoice {
+  std::set<int> layers;
+  std::set<int> steps;
+};
+
+/// "layers=1,4,steps=3,15": both lists, in either order, each number in [0, count). Throws
+/// Error(kInvalidArgument).
+[[nodiscard]] CaptureChoice parse_capture(std::string_view text, int num_layers, int num_steps);
+
+/// The file of a layer and step beside `out`: video.mp4 -> video_layer4_step15.safetensors.
+[[nodiscard]] std::filesystem::path capture_path(const std::filesystem::path& out, int layer,
+                                                 int step);
+
+/// Writes q, k, v [1, heads, tokens, head_dim] with the grid and `prompt` as metadata. Throws
+/// Error(kIo).
+void write_capture(const std::filesystem::path& path, int step, const std::string& prompt,
+                   const engine::LayerAttention& layer);
+
+}  // namespace psa::cli

@@ -1,0 +1,21 @@
+// SPDX-License-Identifier: Apache-2.0
+#pragma once
+
+// Pieces of HTML that all reports use. Arguments called html are not escaped.
+
+#include <string>
+#include <string_view>
+
+namespace psa::cli {
+
+[[nodiscard]] std::string paragraph(const std::string& css_class, const std::string& html);
+[[nodiscard]] std::string heading(const std::string& html);
+/// A large number with what it means, for <div class="figures">.
+[[nodiscard]] std::string figure_cell(const std::string& value, const std::string& meaning);
+/// A name and its value, both escaped, for <dl>.
+[[nodiscard]] std::string fact(const std::string& name, const std::string& value);
+/// A whole page with the style of all reports and more CSS.
+[[nodiscard]] std::string page(const std::string& title, std::string_view css,
+                               const std::string& html);
+
+}  // namespace psa::cli
