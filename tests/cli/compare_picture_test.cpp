@@ -6,6 +6,7 @@
 #include <string_view>
 
 #include "base64.hpp"
+#include "color.hpp"
 #include "picture.hpp"
 #include "psa/error.hpp"
 

@@ -126,17 +126,5 @@ TEST(ContactSheet, DefaultScaleFitsAHead) {
   EXPECT_EQ(default_scale(LevelMap(1, 1, 600, 600).view()), 1);
 }
 
-TEST(ContactSheet, GlyphsDiffer) {
-  std::vector<std::vector<std::uint8_t>> seen;
-  for (const char c : std::string("0123456789abcdefghijklmnopqrstuvwxyz.%: ")) {
-    Picture picture(8, 8, {255, 255, 255});
-    EXPECT_EQ(draw_text(picture, 0, 0, std::string(1, c), {0, 0, 0}, 1), 4);
-    seen.emplace_back(picture.bytes().begin(), picture.bytes().end());
-  }
-  for (std::size_t i = 0; i < seen.size(); ++i) {
-    for (std::size_t j = 0; j < i; ++j) EXPECT_NE(seen[i], seen[j]) << i << " and " << j;
-  }
-}
-
 }  // namespace
 }  // namespace psa::cli

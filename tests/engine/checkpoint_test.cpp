@@ -100,9 +100,13 @@ TEST(Checkpoint, FoldersWithoutWeightsAndBadIndexesAreRefused) {
   const auto open = [&] { Checkpoint::open(dir.root()); };
   EXPECT_THAT(refusal(open), AllOf(HasSubstr("holds no weights"), HasSubstr(kIndex)));
   io::put_content(dir.path(kIndex), "{");
-  EXPECT_THAT(refusal(open), HasSubstr("weight_map"));
+  EXPECT_THAT(refusal(open), AllOf(HasSubstr(kIndex), HasSubstr("not valid JSON")));
+  for (const char* content : {"{}", R"({"weight_map":[]})"}) {
+    io::put_content(dir.path(kIndex), content);
+    EXPECT_THAT(refusal(open), AllOf(HasSubstr("'weight_map'"), HasSubstr("expected an object")));
+  }
   io::put_content(dir.path(kIndex), R"({"weight_map":{"x":3}})");
-  EXPECT_THAT(refusal(open), HasSubstr("'x' something else than a file name"));
+  EXPECT_THAT(refusal(open), HasSubstr("'weight_map': 'x' is '3'"));
   io::put_content(dir.path(kIndex), R"({"weight_map":{"x":"../x.safetensors"}})");
   EXPECT_THAT(refusal(open), HasSubstr("a file of the same folder"));
   io::put_content(dir.path(kIndex), R"({"weight_map":{"x":"x.safetensors"}})");

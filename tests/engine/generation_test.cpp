@@ -45,16 +45,6 @@ struct SamplingGolden {
   }
 };
 
-/// A sparse configuration for 60 tokens.
-Config sparse_config() {
-  Config config;
-  config.block_q = 16;
-  config.block_kv = 16;
-  config.pooled_tokens = 8;
-  config.reorder = Reorder::kGilbert;
-  return config;
-}
-
 TEST(Generation, WholeRunsAreThoseOfDiffusers) {
   const SamplingGolden golden;
   const std::vector<std::pair<SamplerKind, const char*>> samplers{{SamplerKind::kEuler, "euler"},

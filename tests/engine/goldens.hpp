@@ -46,6 +46,16 @@ class Golden {
   Config dense_ = dense_config();
 };
 
+/// A PSA configuration for the short sequences of the goldens.
+inline Config sparse_config() {
+  Config config;
+  config.block_q = 16;
+  config.block_kv = 16;
+  config.pooled_tokens = 8;
+  config.reorder = Reorder::kGilbert;
+  return config;
+}
+
 /// Compute types that oneDNN has on this processor: float, and bf16 with AVX-512.
 inline std::vector<DType> compute_types() {
   const std::array<float, 1> one{1.0F};

@@ -59,6 +59,26 @@ TEST(JsonObject, OtherTypesAreRefused) {
   EXPECT_THAT(refusal([&] { return object.texts("half"); }), HasSubstr("a list of texts"));
 }
 
+TEST(JsonObject, ObjectsInsideAreNamedByTheirKey) {
+  const JsonObject file = JsonObject::parse(R"({"files": {"a": "x", "b": 3}, "list": []})", "file");
+  const std::optional<JsonObject> files = file.object("files");
+  ASSERT_TRUE(files);
+  EXPECT_THAT(files->keys(), testing::ElementsAre("a", "b"));
+  EXPECT_EQ(files->text("a"), "x");
+  EXPECT_EQ(error_text(Status::kIo, [&] { static_cast<void>(files->text("b")); }),
+            "'file': 'files': 'b' is '3'; expected a text");
+  EXPECT_FALSE(file.object("none"));
+  EXPECT_THAT(error_text(Status::kIo, [&] { static_cast<void>(file.object("list")); }),
+              HasSubstr("expected an object"));
+}
+
+TEST(JsonObject, DeepValuesAreNotWrittenOut) {
+  const std::string deep = std::string(100'000, '[') + std::string(100'000, ']');
+  const JsonObject file = JsonObject::parse(R"({"deep": )" + deep + "}", "file");
+  EXPECT_EQ(error_text(Status::kIo, [&] { static_cast<void>(file.number("deep")); }),
+            "'file': 'deep' is a list of 1; expected a number");
+}
+
 TEST(JsonObject, BadFilesAreReported) {
   const ScratchDir dir;
   const auto defect = [&](const std::string& content) {

@@ -5,6 +5,8 @@
 #include <gtest/gtest.h>
 
 #include <limits>
+#include <optional>
+#include <set>
 #include <string>
 #include <vector>
 
@@ -146,6 +148,13 @@ TEST(Video, OnlyAlikeVideosAreShownTogether) {
   EXPECT_THAT(show({{"a", &video}, {"b", &longer}}, 1), HasSubstr("differ in size or length"));
   EXPECT_THAT(show({{"a", &video}}, 3), HasSubstr("3 frames was asked for; the video has 2"));
   EXPECT_THAT(show({{"a", &video}}, 0), HasSubstr("0 frames"));
+}
+
+TEST(BitmapFont, GlyphsDiffer) {
+  std::set<std::optional<std::uint16_t>> seen;
+  for (const char c : std::string("0123456789abcdefghijklmnopqrstuvwxyz.%: ")) {
+    EXPECT_TRUE(seen.insert(glyph_of(c)).second) << c;
+  }
 }
 
 TEST(BitmapFont, CaseDoesNotMatterAndOthersAreBlank) {

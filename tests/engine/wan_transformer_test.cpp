@@ -44,16 +44,6 @@ std::unique_ptr<WanTransformer> load(std::string_view name, DType compute, int t
   return WanTransformer::load(golden_folder(name), {.compute = compute, .num_threads = threads});
 }
 
-/// A PSA configuration for the short sequences of the goldens.
-Config sparse_config() {
-  Config config;
-  config.block_q = 16;
-  config.block_kv = 16;
-  config.pooled_tokens = 8;
-  config.reorder = Reorder::kGilbert;
-  return config;
-}
-
 TEST(WanTransformer, DenseForwardIsThatOfDiffusers) {
   for (const char* name : {kSingle, kSharded}) {
     const Golden golden(name);

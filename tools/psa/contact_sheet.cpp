@@ -4,8 +4,6 @@
 #include <algorithm>
 #include <array>
 #include <cmath>
-#include <cstdint>
-#include <optional>
 #include <string>
 
 #include "color.hpp"
@@ -21,24 +19,9 @@ constexpr Rgb kPaper{255, 255, 255};
 constexpr Rgb kInk{40, 40, 40};
 constexpr int kMargin = 12;
 constexpr int kTextSize = 2;
-constexpr int kTextHeight = 5 * kTextSize;
 constexpr int kLegendRow = 20;
 constexpr int kSwatch = 14;
 constexpr index_t kHeadPixels = 256;
-
-void fill(Picture& picture, int x, int y, int width, int height, Rgb color) {
-  for (int row = y; row < y + height; ++row) {
-    for (int column = x; column < x + width; ++column) picture.set(column, row, color);
-  }
-}
-
-void paste(Picture& picture, const Picture& part, int x, int y) {
-  for (int row = 0; row < part.height(); ++row) {
-    for (int column = 0; column < part.width(); ++column) {
-      picture.set(x + column, y + row, part.at(column, row));
-    }
-  }
-}
 
 BlockCounts count_all(const LevelMapView& levels, const std::vector<SheetHead>& heads) {
   BlockCounts counts{};
@@ -83,31 +66,17 @@ SheetLayout lay_out(const LevelMapView& levels, index_t heads, index_t legend_li
   s.rows = (heads + s.columns - 1) / s.columns;
   s.map_width = levels.num_kv_blocks * scale;
   s.map_height = levels.num_q_blocks * scale;
-  s.pitch_x = std::max<index_t>(s.map_width, text_width("b0 h000", kTextSize)) + kMargin;
-  s.pitch_y = s.map_height + kTextHeight + kMargin;
-  s.width = std::max<index_t>(s.columns * s.pitch_x,
-                              kSwatch + text_width(" level 0: 100.0%", kTextSize) + kMargin) +
-            kMargin;
+  s.pitch_x = std::max<index_t>(s.map_width, engine::text_width("b0 h000", kTextSize)) + kMargin;
+  s.pitch_y = s.map_height + engine::text_height(kTextSize) + kMargin;
+  s.width =
+      std::max<index_t>(s.columns * s.pitch_x,
+                        kSwatch + engine::text_width(" level 0: 100.0%", kTextSize) + kMargin) +
+      kMargin;
   s.height = s.rows * s.pitch_y + kMargin + legend_lines * kLegendRow + kMargin;
   return s;
 }
 
 }  // namespace
-
-int text_width(std::string_view text, int size) { return static_cast<int>(text.size()) * 4 * size; }
-
-int draw_text(Picture& picture, int x, int y, std::string_view text, Rgb color, int size) {
-  for (std::size_t i = 0; i < text.size(); ++i) {
-    const std::optional<std::uint16_t> glyph = engine::glyph_of(text[i]);
-    if (!glyph) continue;
-    const int left = x + static_cast<int>(i) * 4 * size;
-    for (int dot = 0; dot < 15; ++dot) {
-      if (((*glyph >> (14 - dot)) & 1) == 0) continue;
-      fill(picture, left + dot % 3 * size, y + dot / 3 * size, size, size, color);
-    }
-  }
-  return text_width(text, size);
-}
 
 int default_scale(const LevelMapView& levels) {
   return static_cast<int>(
@@ -131,15 +100,15 @@ Picture contact_sheet(const LevelMapView& levels, const std::vector<SheetHead>& 
     const int y = static_cast<int>(kMargin + place / s.columns * s.pitch_y);
     const std::string name =
         "b" + std::to_string(heads[i].batch) + " h" + std::to_string(heads[i].head);
-    draw_text(sheet, x, y, name, kInk, kTextSize);
-    paste(sheet, level_map_picture(levels, heads[i].batch, heads[i].head, scale), x,
-          y + kTextHeight + 2);
+    engine::draw_text(sheet, x, y, name, kInk, kTextSize);
+    engine::paste(sheet, level_map_picture(levels, heads[i].batch, heads[i].head, scale), x,
+                  y + engine::text_height(kTextSize) + 2);
   }
   int y = static_cast<int>(s.rows * s.pitch_y) + kMargin;
   for (const LegendLine& line : legend) {
-    fill(sheet, kMargin, y, kSwatch, kSwatch, kInk);
-    fill(sheet, kMargin + 1, y + 1, kSwatch - 2, kSwatch - 2, level_color(line.code));
-    draw_text(sheet, kMargin + kSwatch + kTextSize * 4, y + 2, line.text, kInk, kTextSize);
+    engine::fill(sheet, kMargin, y, kSwatch, kSwatch, kInk);
+    engine::fill(sheet, kMargin + 1, y + 1, kSwatch - 2, kSwatch - 2, level_color(line.code));
+    engine::draw_text(sheet, kMargin + kSwatch + kTextSize * 4, y + 2, line.text, kInk, kTextSize);
     y += kLegendRow;
   }
   return sheet;

@@ -27,9 +27,4 @@ inline constexpr index_t kMaxSheetPixels = index_t{1} << 27;
 [[nodiscard]] Picture contact_sheet(const LevelMapView& levels, const std::vector<SheetHead>& heads,
                                     int scale);
 
-/// Draws the characters that engine::glyph_of() has, `size` pixels per dot; others are left out.
-/// Returns the width in pixels.
-int draw_text(Picture& picture, int x, int y, std::string_view text, Rgb color, int size);
-[[nodiscard]] int text_width(std::string_view text, int size);
-
 }  // namespace psa::cli

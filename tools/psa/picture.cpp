@@ -1,57 +1,20 @@
 // SPDX-License-Identifier: Apache-2.0
 #include "picture.hpp"
 
-#include <algorithm>
 #include <array>
-#include <limits>
 
 #include "base64.hpp"
-#include "engine/video/image.hpp"
-#include "psa/error.hpp"
+#include "color.hpp"
 
 namespace psa::cli {
 namespace {
 
 constexpr Rgb kGap{0x77, 0x74, 0x7E};  // grey is not on the scale
-constexpr index_t kLongestSide = std::numeric_limits<std::uint16_t>::max();
-
-int checked_side(index_t side) {
-  if (side < 1 || side > kLongestSide) {
-    throw Error(Status::kInvalidArgument, "a side of the picture is " + std::to_string(side) +
-                                              " pixels; allowed are 1 to " +
-                                              std::to_string(kLongestSide));
-  }
-  return static_cast<int>(side);
-}
 
 }  // namespace
 
-Picture::Picture(int width, int height, Rgb fill)
-    : width_(checked_side(width)), height_(checked_side(height)) {
-  bytes_.resize(3 * static_cast<std::size_t>(width_) * static_cast<std::size_t>(height_));
-  for (int y = 0; y < height_; ++y) {
-    for (int x = 0; x < width_; ++x) set(x, y, fill);
-  }
-}
-
-std::size_t Picture::offset(int x, int y) const {
-  return 3 * (static_cast<std::size_t>(y) * static_cast<std::size_t>(width_) +
-              static_cast<std::size_t>(x));
-}
-
-Rgb Picture::at(int x, int y) const {
-  const std::uint8_t* pixel = bytes_.data() + offset(x, y);
-  return {pixel[0], pixel[1], pixel[2]};
-}
-
-void Picture::set(int x, int y, Rgb color) {
-  std::uint8_t* pixel = bytes_.data() + offset(x, y);
-  std::copy(color.begin(), color.end(), pixel);
-}
-
 Picture level_map_picture(const LevelMapView& levels, index_t b, index_t h, int scale) {
-  Picture picture(checked_side(levels.num_kv_blocks * scale),
-                  checked_side(levels.num_q_blocks * scale));
+  Picture picture(levels.num_kv_blocks * scale, levels.num_q_blocks * scale);
   std::array<Rgb, kNumLevelCodes> colors{};
   for (LevelCode code = 0; code < kNumLevelCodes; ++code) colors[code] = level_color(code);
   for (int y = 0; y < picture.height(); ++y) {
@@ -66,7 +29,7 @@ Picture frame_grid_picture(std::span<const float> values, const VideoGrid& grid,
   const index_t rows = (grid.frames + columns - 1) / columns;
   const index_t pitch_x = grid.width + 1;
   const index_t pitch_y = grid.height + 1;
-  Picture picture(checked_side(columns * pitch_x - 1), checked_side(rows * pitch_y - 1), kGap);
+  Picture picture(columns * pitch_x - 1, rows * pitch_y - 1, kGap);
   for (index_t token = 0; token < grid.tokens(); ++token) {
     const index_t frame = token / (grid.height * grid.width);
     const index_t y = token / grid.width % grid.height + frame / columns * pitch_y;
@@ -79,7 +42,7 @@ Picture frame_grid_picture(std::span<const float> values, const VideoGrid& grid,
 
 Picture token_strip_picture(std::span<const float> values, int columns, double top) {
   const auto count = static_cast<index_t>(values.size());
-  Picture picture(columns, checked_side((count + columns - 1) / columns), heat_color(0));
+  Picture picture(columns, (count + columns - 1) / columns, heat_color(0));
   for (index_t token = 0; token < count; ++token) {
     const auto value = static_cast<double>(values[static_cast<std::size_t>(token)]);
     picture.set(static_cast<int>(token % columns), static_cast<int>(token / columns),
@@ -97,12 +60,8 @@ Picture heat_scale_picture(int width, int height) {
   return picture;
 }
 
-std::vector<std::byte> encode_png(const Picture& picture) {
-  return engine::encode_png(picture.bytes(), picture.width(), picture.height());
-}
-
 std::string png_data_url(const Picture& picture) {
-  return "data:image/png;base64," + encode_base64(encode_png(picture));
+  return "data:image/png;base64," + encode_base64(engine::encode_png(picture));
 }
 
 }  // namespace psa::cli

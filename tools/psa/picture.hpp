@@ -3,36 +3,16 @@
 
 // Pictures made of pixels: level maps, values over the tokens of a video, color scales; and PNG.
 
-#include <cstddef>
-#include <cstdint>
 #include <span>
 #include <string>
-#include <vector>
 
-#include "color.hpp"
+#include "engine/video/image.hpp"
 #include "psa/level_map.hpp"
 #include "psa/types.hpp"
 
 namespace psa::cli {
 
-/// Row-major 8-bit RGB. Sides are 1..65535 pixels, else Error(kInvalidArgument).
-class Picture {
- public:
-  Picture(int width, int height, Rgb fill = {});
-
-  [[nodiscard]] int width() const { return width_; }
-  [[nodiscard]] int height() const { return height_; }
-  [[nodiscard]] std::span<const std::uint8_t> bytes() const { return bytes_; }
-  [[nodiscard]] Rgb at(int x, int y) const;
-  void set(int x, int y, Rgb color);
-
- private:
-  [[nodiscard]] std::size_t offset(int x, int y) const;
-
-  int width_;
-  int height_;
-  std::vector<std::uint8_t> bytes_;
-};
+using Picture = engine::Image;
 
 /// One head of a level map: row = query block, column = KV block, `scale` pixels square each.
 [[nodiscard]] Picture level_map_picture(const LevelMapView& levels, index_t b, index_t h,
@@ -48,9 +28,6 @@ class Picture {
 
 /// The color scale from left to right.
 [[nodiscard]] Picture heat_scale_picture(int width, int height);
-
-/// The bytes of a .png file. Equal pictures give equal bytes. Throws Error(kOutOfMemory).
-[[nodiscard]] std::vector<std::byte> encode_png(const Picture& picture);
 
 /// "data:image/png;base64,...", for HTML.
 [[nodiscard]] std::string png_data_url(const Picture& picture);

@@ -4,12 +4,11 @@
 #include <algorithm>
 #include <cstdint>
 #include <memory>
-#include <nlohmann/json.hpp>
 #include <span>
 #include <system_error>
 #include <utility>
 
-#include "engine/tensors/mapped_file.hpp"
+#include "engine/tensors/json_object.hpp"
 #include "engine/tensors/printable.hpp"
 #include "psa/error.hpp"
 #include "psa/half.hpp"
@@ -17,7 +16,6 @@
 namespace psa::engine {
 namespace {
 
-using Json = nlohmann::json;
 using io::printable;
 
 constexpr const char* kSingleName = "diffusion_pytorch_model.safetensors";
@@ -26,22 +24,15 @@ constexpr const char* kIndexName = "diffusion_pytorch_model.safetensors.index.js
 /// Shard file by tensor name. A shard is a plain file name: an index cannot reach out of its
 /// folder.
 std::map<std::string, std::string> read_index(const std::filesystem::path& path) {
-  const std::unique_ptr<const io::MappedFile> file = io::MappedFile::open(path);
-  const std::span<const std::byte> bytes = file->bytes();
-  const auto* const text = reinterpret_cast<const char*>(bytes.data());
-  const Json index = Json::parse(text, text + bytes.size(), nullptr, false);
-  const std::string label = printable(path.native());
-  if (!index.is_object() || !index.contains("weight_map") || !index.at("weight_map").is_object()) {
-    throw Error(Status::kIo, label + " is not a JSON object with an object weight_map");
-  }
+  constexpr const char* kKey = "weight_map";
+  const io::JsonObject index = io::JsonObject::read(path);
+  const std::optional<io::JsonObject> file_of = index.object(kKey);
+  if (!file_of) index.reject(kKey, "expected an object of tensor names and files");
   std::map<std::string, std::string> shards;
-  for (const auto& [name, shard] : index.at("weight_map").items()) {
-    const std::string subject = label + ": weight_map gives tensor " + printable(name);
-    if (!shard.is_string()) throw Error(Status::kIo, subject + " something else than a file name");
-    const std::string file_name = shard.get<std::string>();
-    if (std::filesystem::path(file_name).filename() != file_name) {
-      throw Error(Status::kIo, subject + " the file " + printable(file_name) +
-                                   "; it must be the name of a file of the same folder");
+  for (const std::string& name : file_of->keys()) {
+    const std::string file_name = file_of->text(name).value_or("");
+    if (file_name.empty() || std::filesystem::path(file_name).filename() != file_name) {
+      file_of->reject(name, "expected the name of a file of the same folder");
     }
     shards[name] = file_name;
   }

@@ -3,8 +3,8 @@
 
 #include <array>
 #include <filesystem>
-#include <string_view>
 
+#include "engine/tensors/json_object.hpp"
 #include "psa/types.hpp"
 
 namespace psa::engine {
@@ -37,12 +37,11 @@ struct WanConfig {
   [[nodiscard]] VideoGrid grid_of(const std::array<index_t, 3>& size) const;
 };
 
-/// Parses the text of a config.json; `label` stands for its path in messages. Keys that are not
-/// listed above are ignored, as in diffusers. Throws Error(kIo) when it is no JSON object, is of
-/// another class, or a value has the wrong type or range; Error(kUnsupported) for an
-/// image-to-video model (image_dim, added_kv_proj_dim or pos_embed_seq_len not null) or another
-/// qk_norm than "rms_norm_across_heads".
-[[nodiscard]] WanConfig parse_wan_config(std::string_view json, std::string_view label);
+/// The configuration in a config.json. Keys that are not listed above are ignored, as in diffusers.
+/// Throws Error(kIo) when it is of another class, or a value has the wrong type or range;
+/// Error(kUnsupported) for an image-to-video model (image_dim, added_kv_proj_dim or
+/// pos_embed_seq_len not null) or another qk_norm than "rms_norm_across_heads".
+[[nodiscard]] WanConfig parse_wan_config(const io::JsonObject& file);
 
 /// The folder with the transformer's config.json and weights: `dir` itself, or its subfolder
 /// "transformer" if `dir` is a whole diffusers pipeline. Throws Error(kIo) if neither is there.

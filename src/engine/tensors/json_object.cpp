@@ -1,6 +1,7 @@
 // SPDX-License-Identifier: Apache-2.0
 #include "engine/tensors/json_object.hpp"
 
+#include <algorithm>
 #include <cstddef>
 #include <nlohmann/json.hpp>
 #include <span>
@@ -17,10 +18,16 @@ using Json = nlohmann::ordered_json;
 
 constexpr std::size_t kMaxBytes = std::size_t{4} << 20U;
 
-/// The value for a message; long ones are cut by printable().
+/// The value for a message; long ones are cut by printable(). Nested ones are not written out: they
+/// may be deep enough to exhaust the stack.
 std::string found(const Json& value) {
+  constexpr std::size_t kMostElements = 8;
+  const auto is_nested = [](const Json& element) { return element.is_structured(); };
   if (value.is_object()) return "an object";
-  if (value.is_array() && value.size() > 8) return "a list of " + std::to_string(value.size());
+  if (value.is_array() &&
+      (value.size() > kMostElements || std::any_of(value.begin(), value.end(), is_nested))) {
+    return "a list of " + std::to_string(value.size());
+  }
   return printable(value.dump(-1, ' ', false, Json::error_handler_t::replace));
 }
 
@@ -67,10 +74,10 @@ const Json* JsonObject::find(std::string_view key) const {
 
 bool JsonObject::has(std::string_view key) const { return find(key) != nullptr; }
 
-void JsonObject::reject(std::string_view key, const std::string& expected) const {
+void JsonObject::reject(std::string_view key, const std::string& expected, Status status) const {
   const Json* value = find(key);
-  throw Error(Status::kIo, label_ + ": " + printable(key) + " is " +
-                               (value == nullptr ? "missing" : found(*value)) + "; " + expected);
+  throw Error(status, label_ + ": " + printable(key) + " is " +
+                          (value == nullptr ? "missing" : found(*value)) + "; " + expected);
 }
 
 std::optional<double> JsonObject::number(std::string_view key) const {
@@ -125,6 +132,13 @@ std::optional<std::vector<std::string>> JsonObject::texts(std::string_view key) 
     texts.push_back(element.get<std::string>());
   }
   return texts;
+}
+
+std::optional<JsonObject> JsonObject::object(std::string_view key) const {
+  const Json* value = find(key);
+  if (value == nullptr) return std::nullopt;
+  if (!value->is_object()) reject(key, "expected an object");
+  return JsonObject({root_, value}, label_ + ": " + printable(key));
 }
 
 std::vector<std::string> JsonObject::keys() const {

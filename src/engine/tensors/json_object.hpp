@@ -9,6 +9,7 @@
 #include <string_view>
 #include <vector>
 
+#include "psa/error.hpp"
 #include "psa/types.hpp"
 
 namespace psa::io {
@@ -31,12 +32,16 @@ class JsonObject {
   [[nodiscard]] std::optional<std::vector<index_t>> integers(std::string_view key) const;
   [[nodiscard]] std::optional<std::vector<std::string>> texts(std::string_view key) const;
 
+  /// The object that is the value of `key`, which messages name too, or nothing if it is missing.
+  [[nodiscard]] std::optional<JsonObject> object(std::string_view key) const;
+
   /// In the order of the file.
   [[nodiscard]] std::vector<std::string> keys() const;
   /// The path, or what stands for it, quoted for messages.
   [[nodiscard]] const std::string& label() const { return label_; }
-  /// Throws Error(kIo): "<label>: '<key>' is <what was found>; <expected>".
-  [[noreturn]] void reject(std::string_view key, const std::string& expected) const;
+  /// Throws Error(status): "<label>: '<key>' is <what was found>; <expected>".
+  [[noreturn]] void reject(std::string_view key, const std::string& expected,
+                           Status status = Status::kIo) const;
 
  private:
   JsonObject(std::shared_ptr<const nlohmann::ordered_json> root, std::string label);
