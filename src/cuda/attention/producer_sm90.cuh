@@ -259,7 +259,8 @@ struct Producer {
     } else if (warp == kKeyWarp) {
       note_boxes(q, tile);
       copy_boxes(shared.k[k_ring.slot], tile, maps.k, maps.k_head, q, full);
-      finish_boxes(full);
+      arrive(full);  // each lane for its own notes
+      finish_boxes(full, kFillers - 32);
     }
     k_ring.advance();
     note_slot = note_slot + 1 == Storage::kNoteSlots ? 0 : note_slot + 1;
@@ -273,16 +274,15 @@ struct Producer {
       finish_rows(full);
     } else if (warp == kValueWarp) {
       copy_boxes(shared.v[v_ring.slot], tile, maps.v, maps.v_head, q, full);
-      finish_boxes(full);
+      finish_boxes(full, kFillers);
     }
     v_ring.advance();
   }
 
-  /// A slot is full once its boxes' bytes have arrived and the notes are written. One warp, for
-  /// all.
-  __device__ void finish_boxes(Barrier* full) const {
-    __syncwarp();
-    if (elect_one()) arrive(full, kFillers);
+  /// A slot is full once its boxes' bytes have arrived and the notes are written. One warp, for all
+  /// fillers that have not arrived.
+  __device__ void finish_boxes(Barrier* full, int fillers) const {
+    if (elect_one()) arrive(full, fillers);
   }
 
   /// ... or once every thread's copies have landed and each warp's notes are written. All warps.
