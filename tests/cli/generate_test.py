@@ -72,6 +72,31 @@ class Videos(GenerateTest):
         for name in ("v.gif", "v_dense.gif", "v_compare.gif"):
             self.assertTrue((self.folder / name).exists(), name)
 
+    def test_layers_can_be_dense(self):
+        document = self.json_of("generate", "--model", "model", *PROMPT, "-o", "v.gif",
+                                "--dense-layers", "1")
+        self.assertEqual(document["dense_layers"], [1])
+        for step in document["psa"]["steps"]:
+            self.assertLess(step["layer_density"][0], 0.9)
+            self.assertEqual(step["layer_density"][1], 1.0)
+        process = self.made("-o", "v.gif", "--dense-layers", "0,1", "--warmup-steps", "1")
+        self.assertIn("1 first steps and layers 0, 1 with dense attention", process.stdout)
+
+    def test_dense_video_stands_beside_one_called_psa(self):
+        document = self.json_of("generate", "--model", "model", *PROMPT, "-o", "psa.gif",
+                                "--compare", "dense")
+        self.assertEqual(document["dense"]["files"], ["dense.gif", "compare.gif"])
+
+    def test_dense_video_over_the_limit_is_left_out(self):
+        process = self.made("-o", "v.gif", "--compare", "dense", "--dense-limit", "0",
+                            "--report", "out")
+        self.assertIn("skipped    the dense video", process.stdout)
+        self.assertFalse((self.folder / "v_dense.gif").exists())
+        self.assertIn("was left out", (self.folder / "out" / "report.html").read_text())
+        document = self.json_of("generate", "--model", "model", *PROMPT, "-o", "v.gif",
+                                "--compare", "dense", "--dense-limit", "900")
+        self.assertIn("dense", document)
+
     def test_dense_attention_is_equal_to_dense(self):
         document = self.json_of("generate", "--model", "model", *PROMPT, "-o", "v.gif", "--rule",
                                 "dense", "--order", "none", "--compare", "dense")
@@ -112,10 +137,15 @@ class BadInput(GenerateTest):
         for flag, value in [("--steps", "0"), ("--steps", "-3"), ("--frames", "0"),
                             ("--seed", "-1"), ("--warmup-steps", "4"), ("--guidance", "nan"),
                             ("--fps", "0"), ("--compare", "sparse"), ("--compute", "f64"),
-                            ("--capture", "layers=2,steps=0"), ("--capture", "layers=0")]:
+                            ("--capture", "layers=2,steps=0"), ("--capture", "layers=0"),
+                            ("--dense-limit", "9"), ("--dense-layers", "1,x"), ("--dense-layers", "-1")]:
             process = self.generate(*PROMPT, "-o", "v.gif", flag, value)
             self.assert_refused(process, 2, flag)
             self.assertFalse((self.folder / "v.gif").exists())
+
+    def test_layers_that_the_model_does_not_have(self):
+        self.assert_refused(self.generate(*PROMPT, "-o", "v.gif", "--dense-layers", "2"), 2,
+                            "dense layer", "0 to 1")
 
     def test_sizes_that_the_model_cannot_make(self):
         self.assert_refused(self.generate(*PROMPT, "-o", "v.gif", "--height", "15"), 2, "height",

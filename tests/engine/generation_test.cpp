@@ -88,6 +88,18 @@ TEST(Generation, FirstStepsAreDenseOnRequest) {
   EXPECT_LT(got.step_density(), 0.9);
 }
 
+TEST(Generation, LayersAreDenseOnRequest) {
+  const SamplingGolden golden;
+  GenerationRequest request = golden.request();
+  request.attention = sparse_config();
+  request.warmup_steps = 1;
+  request.dense_layers = {1};
+  for (const StepReport& step : generate(*golden.model, {}, request).steps) {
+    EXPECT_EQ(step.layer_density[0] == 1.0, step.index == 0);
+    EXPECT_EQ(step.layer_density[1], 1.0);
+  }
+}
+
 TEST(Generation, GuidanceOfOneRunsOneBranch) {
   const SamplingGolden golden;
   GenerationRequest request = golden.request();
@@ -115,6 +127,9 @@ TEST(Generation, RefusesWhatItCannotSample) {
   request.warmup_steps = 7;
   EXPECT_THAT(refusal(request), AllOf(HasSubstr("7"), HasSubstr("0 to 6")));
   request = golden.request();
+  request.dense_layers = {0, 2};
+  EXPECT_THAT(refusal(request), AllOf(HasSubstr("2"), HasSubstr("0 to 1")));
+  request = golden.request();
   request.size[1] = 9;
   EXPECT_THAT(refusal(request), AllOf(HasSubstr("height"), HasSubstr("9")));
   request = golden.request();
@@ -128,12 +143,14 @@ TEST(GenerationDefaults, AreReadFromTheModel) {
   EXPECT_FALSE(read_generation_defaults(folder.path("")).steps);
   io::put_content(folder.path(kDefaultsFile),
                   R"({"size": [16, 64, 32], "steps": 20, "guidance": 2.5, "warmup_steps": 1,
-                      "frames_per_second": 12, "attention": "order=gilbert density=.2"})");
+                      "dense_layers": [0, 7], "frames_per_second": 12,
+                      "attention": "order=gilbert density=.2"})");
   const GenerationDefaults defaults = read_generation_defaults(folder.path(""));
   EXPECT_EQ(*defaults.size, (std::array<index_t, 3>{16, 64, 32}));
   EXPECT_EQ(*defaults.steps, 20);
   EXPECT_EQ(*defaults.guidance, 2.5);
   EXPECT_EQ(*defaults.warmup_steps, 1);
+  EXPECT_EQ(*defaults.dense_layers, (std::vector<index_t>{0, 7}));
   EXPECT_EQ(*defaults.frames_per_second, 12);
   EXPECT_EQ(*defaults.attention, "order=gilbert density=.2");
 }

@@ -48,9 +48,9 @@ struct GenerateCommand {
   std::string model;
   std::string prompt;
   std::string out;
-  std::string steps, seed, guidance, warmup_steps;
+  std::string steps, seed, guidance, warmup_steps, dense_layers;
   std::string frames, height, width, frames_per_second, enlarge;
-  std::string compare;
+  std::string compare, dense_limit;
   std::string capture;
   std::string compute;
   std::string report;  // folder
@@ -66,6 +66,7 @@ struct GenerateSettings {
   int frames_per_second = 8;
   std::optional<int> enlarge;
   bool compares_dense = false;
+  double dense_limit = std::numeric_limits<double>::infinity();  ///< seconds
 };
 
 index_t integer_of(const char* flag, const std::string& given, std::optional<index_t> fallback,
@@ -111,6 +112,22 @@ Problem attention_problem(const CallOptions& options, const engine::GenerationDe
   return problem;
 }
 
+/// "6,7", or "none"; not given: what the model recommends. generate() knows how many there are.
+std::vector<int> dense_layers_of(const std::string& given,
+                                 const engine::GenerationDefaults& defaults) {
+  std::vector<int> layers;
+  if (given.empty()) {
+    const std::vector<index_t> recommended = defaults.dense_layers.value_or(std::vector<index_t>{});
+    layers.assign(recommended.begin(), recommended.end());
+  } else if (given != "none") {
+    for (const std::string_view layer : split(given, ',')) {
+      layers.push_back(static_cast<int>(
+          parse_integer({"a layer of --dense-layers", layer}, 0, std::numeric_limits<int>::max())));
+    }
+  }
+  return layers;
+}
+
 GenerateSettings settings_of(const GenerateCommand& command,
                              const engine::GenerationDefaults& defaults) {
   GenerateSettings settings;
@@ -124,6 +141,7 @@ GenerateSettings settings_of(const GenerateCommand& command,
       integer_of("--steps", command.steps, defaults.steps.value_or(kSteps), 1, kMaxSteps));
   request.warmup_steps = static_cast<int>(integer_of(
       "--warmup-steps", command.warmup_steps, defaults.warmup_steps.value_or(0), 0, request.steps));
+  request.dense_layers = dense_layers_of(command.dense_layers, defaults);
   request.guidance =
       static_cast<float>(command.guidance.empty() ? defaults.guidance.value_or(1)
                                                   : parse_number({"--guidance", command.guidance},
@@ -144,6 +162,13 @@ GenerateSettings settings_of(const GenerateCommand& command,
     reject({"--compare", command.compare}, "allowed: dense");
   }
   settings.compares_dense = !command.compare.empty();
+  if (!command.dense_limit.empty()) {
+    if (command.compare.empty()) {
+      reject({"--dense-limit", command.dense_limit}, "needs --compare dense");
+    }
+    constexpr double kMaxSeconds = 1e9;
+    settings.dense_limit = parse_number({"--dense-limit", command.dense_limit}, 0, kMaxSeconds);
+  }
   const Problem attention = attention_problem(command.call, defaults);
   request.attention = attention.config;
   settings.attention = format_settings(attention);
@@ -154,12 +179,16 @@ bool writes_latents(const GenerateCommand& command) {
   return command.out.ends_with(".safetensors");
 }
 
-/// video.mp4 -> video_dense.mp4; a folder "frames/" -> "frames_dense".
+/// video.mp4 -> video_dense.mp4; a folder "frames/" -> "frames_dense"; psa.mp4 -> dense.mp4.
 std::filesystem::path variant_path(const std::filesystem::path& out, const std::string& name) {
   const std::filesystem::path base = out.has_filename() ? out : out.parent_path();
   std::filesystem::path path = base.parent_path() / base.stem();
-  // The number of a series of pictures stays behind the name: a_%04d.png -> a_%04d_dense.png.
-  path += "_" + name;
+  if (base.stem() == "psa") {
+    path.replace_filename(name);
+  } else {
+    // The number of a series of pictures stays behind the name: a_%04d.png -> a_%04d_dense.png.
+    path += "_" + name;
+  }
   path += base.extension();
   return path;
 }
@@ -284,6 +313,16 @@ engine::GenerationObserver capturing(const CaptureChoice& choice, const Generate
   return observer;
 }
 
+/// What the same video would take with dense attention: as long as the warm-up's steps, or, without
+/// any, attention stretched by the columns that it left out.
+double dense_seconds(const engine::Generation& generation) {
+  double step_ms = generation.step_ms() - generation.step_attention_ms() +
+                   generation.step_attention_ms() / generation.step_density();
+  if (generation.steps.front().is_dense) step_ms = generation.steps.front().total_ms;
+  constexpr double kMsPerSecond = 1000;
+  return step_ms * static_cast<double>(generation.steps.size()) / kMsPerSecond;
+}
+
 /// The same video with dense attention, and how much they differ.
 void run_dense(const GenerateCommand& command, const GenerateSettings& settings,
                engine::WanTransformer& model, const engine::GenerationObserver& observer,
@@ -318,6 +357,7 @@ GenerationRun run_model(const GenerateCommand& command, GenerateSettings& settin
   run.grid = model.config().grid_of(request.size);
   run.steps = request.steps;
   run.warmup_steps = request.warmup_steps;
+  run.dense_layers = request.dense_layers;
   run.seed = request.seed;
   run.guidance = static_cast<double>(request.guidance);
 
@@ -336,6 +376,10 @@ GenerationRun run_model(const GenerateCommand& command, GenerateSettings& settin
       engine::generate(model, engine::read_scheduler_config(command.model), request, observer);
   store(command, settings, model.config(), command.out, run.psa);
   if (!settings.compares_dense) return run;
+  if (const double seconds = dense_seconds(run.psa.generation); seconds > settings.dense_limit) {
+    run.skipped_dense_seconds = seconds;
+    return run;
+  }
   observer.after_attention = {};
   progress.begin("dense");
   run_dense(command, settings, model, observer, run);
@@ -424,6 +468,8 @@ void add_sampling_options(CLI::App& command, GenerateCommand& options) {
   add("--seed", options.seed, "of the noise; equal seeds give equal videos (default 0)");
   add("--guidance", options.guidance, "strength of the prompt; 1 (else) is none", "G");
   add("--warmup-steps", options.warmup_steps, "first steps with dense attention (else 0)");
+  add("--dense-layers", options.dense_layers, "layers with dense attention, from 0, or none",
+      "N,...");
 }
 
 void add_result_options(CLI::App& command, GenerateCommand& options) {
@@ -443,6 +489,11 @@ void add_result_options(CLI::App& command, GenerateCommand& options) {
       .add_option("--compare", options.compare,
                   "the same video with dense attention too, and how much they differ")
       ->type_name("dense")
+      ->group(kGroup);
+  command
+      .add_option("--dense-limit", options.dense_limit,
+                  "no dense video if it would take longer than this")
+      ->type_name("SECONDS")
       ->group(kGroup);
   command
       .add_option("--capture", options.capture,

@@ -4,6 +4,7 @@
 #include <nlohmann/json.hpp>
 
 #include "table.hpp"
+#include "values.hpp"
 
 namespace psa::cli {
 namespace {
@@ -65,9 +66,12 @@ std::string generation_text(const GenerationRun& run) {
     if (run.quality->ssim) text += ", SSIM " + fixed(*run.quality->ssim, 4);
     text += " against the video of dense attention from the same noise\n";
   }
-  if (run.warmup_steps > 0) {
-    text += "warm-up    " + std::to_string(run.warmup_steps) +
-            " first steps are dense; density and seconds per step are of the others\n";
+  if (run.skipped_dense_seconds) {
+    text += "skipped    the dense video, which would take about " +
+            fixed(*run.skipped_dense_seconds, 0) + " s here (--dense-limit)\n";
+  }
+  if (const std::string parts = dense_parts_text(run); !parts.empty()) {
+    text += "dense      " + parts + "; density and seconds per step are of the steps after\n";
   }
   text += "attention  " + (run.attention.empty() ? "the default configuration" : run.attention) +
           "; " + run.compute + "\n";
@@ -81,14 +85,31 @@ std::string generation_text(const GenerationRun& run) {
   return text;
 }
 
+std::string dense_parts_text(const GenerationRun& run) {
+  std::string text;
+  if (run.warmup_steps > 0) text = std::to_string(run.warmup_steps) + " first steps";
+  if (!run.dense_layers.empty()) {
+    std::vector<std::string> layers;
+    for (const int layer : run.dense_layers) layers.push_back(std::to_string(layer));
+    text += (text.empty() ? "layers " : " and layers ") + join(layers, ", ");
+  }
+  return text.empty() ? text : text + " with dense attention";
+}
+
 nlohmann::ordered_json generation_json(const GenerationRun& run) {
-  Json json{
-      {"model", run.model},         {"prompt", run.prompt},
-      {"attention", run.attention}, {"grid", {run.grid.frames, run.grid.height, run.grid.width}},
-      {"steps", run.steps},         {"warmup_steps", run.warmup_steps},
-      {"seed", run.seed},           {"guidance", run.guidance},
-      {"compute", run.compute},     {"psa", video_json(run.psa)}};
+  Json json{{"model", run.model},
+            {"prompt", run.prompt},
+            {"attention", run.attention},
+            {"grid", {run.grid.frames, run.grid.height, run.grid.width}},
+            {"steps", run.steps},
+            {"warmup_steps", run.warmup_steps},
+            {"dense_layers", run.dense_layers},
+            {"seed", run.seed},
+            {"guidance", run.guidance},
+            {"compute", run.compute},
+            {"psa", video_json(run.psa)}};
   if (run.dense) json["dense"] = video_json(*run.dense);
+  if (run.skipped_dense_seconds) json["skipped_dense_seconds"] = *run.skipped_dense_seconds;
   if (run.quality) {
     Json quality{{"psnr_db", run.quality->psnr_db}};
     if (run.quality->ssim) quality["ssim"] = *run.quality->ssim;

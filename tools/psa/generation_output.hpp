@@ -32,15 +32,20 @@ struct GenerationRun {
   VideoGrid grid{};
   int steps = 0;
   int warmup_steps = 0;
+  std::vector<int> dense_layers;
   std::uint64_t seed = 0;
   double guidance = 1;
   std::string compute;  ///< f32 or bf16
   GeneratedVideo psa;
   std::optional<GeneratedVideo> dense;
+  std::optional<double> skipped_dense_seconds;  ///< what dense would have taken, were it not over
+                                                ///< the limit
   std::optional<engine::VideoQuality> quality;  ///< of psa against dense
   std::vector<std::filesystem::path> captures;
 };
 
+/// "4 first steps and layers 6, 7 with dense attention", or nothing if none are.
+[[nodiscard]] std::string dense_parts_text(const GenerationRun& run);
 [[nodiscard]] std::string generation_text(const GenerationRun& run);
 [[nodiscard]] nlohmann::ordered_json generation_json(const GenerationRun& run);
 

@@ -78,6 +78,11 @@ std::string videos_section(const GenerationRun& run, int frames_per_second) {
     rows.push_back({"dense", &*run.dense->shown});
   }
   html += "</div>\n";
+  if (run.skipped_dense_seconds) {
+    html += paragraph("caption", "The dense video would take about " +
+                                     fixed(*run.skipped_dense_seconds, 0) +
+                                     " s on this machine and was left out.");
+  }
   constexpr int kStripFrames = 8;
   const engine::Image strip =
       engine::frame_strip(rows, std::min(kStripFrames, run.psa.shown->num_frames()));
@@ -152,8 +157,8 @@ std::string facts_section(const GenerationRun& run, const ReportFacts& facts) {
                std::to_string(run.grid.tokens()) + " = " + std::to_string(run.grid.frames) + " × " +
                    std::to_string(run.grid.height) + " × " + std::to_string(run.grid.width));
   html += fact("attention", run.attention.empty() ? "the default configuration" : run.attention);
-  html += fact("steps", std::to_string(run.steps) + ", of which the first " +
-                            std::to_string(run.warmup_steps) + " with dense attention");
+  html += fact("steps", std::to_string(run.steps));
+  if (const std::string parts = dense_parts_text(run); !parts.empty()) html += fact("dense", parts);
   html += fact("seed", std::to_string(run.seed));
   html += fact("guidance", fixed(run.guidance, 2));
   html += fact("computed in", run.compute);

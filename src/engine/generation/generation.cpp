@@ -29,6 +29,21 @@ void check(const WanConfig& model, const GenerationRequest& request) {
            "; allowed are 0 to " + std::to_string(request.steps) + ", the number of steps");
   }
   if (!std::isfinite(request.guidance)) reject("guidance is not a finite number");
+  for (const int layer : request.dense_layers) {
+    if (layer < 0 || layer >= model.num_layers) {
+      reject("a dense layer is " + std::to_string(layer) + "; allowed are 0 to " +
+             std::to_string(model.num_layers - 1) + ", the layers of the model");
+    }
+  }
+}
+
+/// Of each layer, in the steps after the warm-up.
+std::vector<Config> layer_attention(const WanConfig& model, const GenerationRequest& request) {
+  std::vector<Config> layers(static_cast<std::size_t>(model.num_layers), request.attention);
+  for (const int layer : request.dense_layers) {
+    layers[static_cast<std::size_t>(layer)] = dense_config();
+  }
+  return layers;
 }
 
 /// Adds what one branch did.
@@ -95,6 +110,7 @@ Generation generate(WanTransformer& model, const SchedulerConfig& scheduler,
   const bool is_guided = request.guidance != 1.0F;
   std::vector<float> unconditional(is_guided ? count : 0);
   const Config dense = dense_config();
+  const std::vector<Config> attention = layer_attention(config, request);
 
   for (int i = 0; i < request.steps; ++i) {
     StepReport step;
@@ -105,7 +121,7 @@ Generation generate(WanTransformer& model, const SchedulerConfig& scheduler,
                          .size = request.size,
                          .text = request.text,
                          .timestep = step.timestep,
-                         .attention = {step.is_dense ? &dense : &request.attention, 1}};
+                         .attention = step.is_dense ? std::span(&dense, 1) : attention};
     AttentionObserver attention_observer;
     if (observer.after_attention) {
       attention_observer = [&](const LayerAttention& layer) { observer.after_attention(i, layer); };

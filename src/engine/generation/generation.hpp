@@ -24,6 +24,8 @@ struct GenerationRequest {
   /// The first steps run dense attention: they decide the layout of the video, and an error there
   /// is carried through all others.
   int warmup_steps = 0;
+  /// Layers that run dense attention in every step; each 0..layers - 1.
+  std::vector<int> dense_layers;
 };
 
 /// One step, both branches together.

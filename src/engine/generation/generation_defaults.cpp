@@ -12,8 +12,8 @@
 namespace psa::engine {
 namespace {
 
-constexpr std::array<std::string_view, 6> kKeys{
-    "size", "steps", "guidance", "warmup_steps", "frames_per_second", "attention"};
+constexpr std::array<std::string_view, 7> kKeys{
+    "size", "steps", "guidance", "warmup_steps", "dense_layers", "frames_per_second", "attention"};
 
 }  // namespace
 
@@ -26,7 +26,8 @@ GenerationDefaults read_generation_defaults(const std::filesystem::path& model) 
   for (const std::string& key : file.keys()) {
     if (std::find(kKeys.begin(), kKeys.end(), key) == kKeys.end()) {
       file.reject(key,
-                  "known keys: size, steps, guidance, warmup_steps, frames_per_second, attention");
+                  "known keys: size, steps, guidance, warmup_steps, dense_layers, "
+                  "frames_per_second, attention");
     }
   }
   if (const auto size = file.integers("size")) {
@@ -36,6 +37,7 @@ GenerationDefaults read_generation_defaults(const std::filesystem::path& model) 
   defaults.steps = file.integer("steps");
   defaults.guidance = file.number("guidance");
   defaults.warmup_steps = file.integer("warmup_steps");
+  defaults.dense_layers = file.integers("dense_layers");
   defaults.frames_per_second = file.integer("frames_per_second");
   defaults.attention = file.text("attention");
   return defaults;

@@ -5,6 +5,7 @@
 #include <filesystem>
 #include <optional>
 #include <string>
+#include <vector>
 
 #include "psa/types.hpp"
 
@@ -19,7 +20,8 @@ struct GenerationDefaults {
   std::optional<index_t> steps;                ///< "steps"
   std::optional<double> guidance;              ///< "guidance"
   std::optional<index_t> warmup_steps;         ///< "warmup_steps": first steps with dense attention
-  std::optional<index_t> frames_per_second;    ///< "frames_per_second"
+  std::optional<std::vector<index_t>> dense_layers;  ///< "dense_layers": numbers, from 0
+  std::optional<index_t> frames_per_second;          ///< "frames_per_second"
   /// "attention": settings of problem strings (docs/cli.md), such as "order=gilbert density=.15".
   std::optional<std::string> attention;
 };
