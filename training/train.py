@@ -55,7 +55,7 @@ def arguments():
     add("--mean-decay", type=float, default=0.998, help="of the running mean of weights")
     add("--samplers", nargs="+", type=pairs_of((float, int, float)),
         metavar="GUIDANCE:STEPS:SHIFT", help="to be tried, in this order, as time allows",
-        default=[(2, 30, 8), (1, 30, 8), (3, 30, 8), (2, 20, 8)])
+        default=[(1, 30, 8), (1, 20, 8), (1.5, 30, 8)])
     add("--record", nargs="*", type=pairs_of((int, int)), metavar="LAYER:STEP",
         default=[(4, 15)], help="attention inputs to write, 12.6 MB each")
     add("--seed", type=int, default=1)
