@@ -138,7 +138,8 @@ class BadInput(GenerateTest):
                             ("--seed", "-1"), ("--warmup-steps", "4"), ("--guidance", "nan"),
                             ("--fps", "0"), ("--compare", "sparse"), ("--compute", "f64"),
                             ("--capture", "layers=2,steps=0"), ("--capture", "layers=0"),
-                            ("--dense-limit", "9"), ("--dense-layers", "1,x"), ("--dense-layers", "-1")]:
+                            ("--backend", "tpu"), ("--dense-limit", "9"), ("--dense-layers", "1,x"),
+                            ("--dense-layers", "-1")]:
             process = self.generate(*PROMPT, "-o", "v.gif", flag, value)
             self.assert_refused(process, 2, flag)
             self.assertFalse((self.folder / "v.gif").exists())

@@ -15,6 +15,7 @@
 #include <string>
 #include <vector>
 
+#include "engine/error_text.hpp"
 #include "engine/goldens.hpp"
 #include "engine/scratch_dir.hpp"
 #include "psa/error.hpp"
@@ -23,6 +24,7 @@ namespace psa::engine {
 namespace {
 
 using testing::AllOf;
+using testing::AnyOf;
 using testing::ElementsAre;
 using testing::HasSubstr;
 
@@ -230,6 +232,21 @@ TEST(WanTransformer, BadFoldersAndOptionsAreRefused) {
   };
   EXPECT_THAT(message({.compute = DType::kF16}), HasSubstr("f32 and bf16"));
   EXPECT_THAT(message({.compute = DType::kF32, .num_threads = -2}), HasSubstr("threads is -2"));
+}
+
+TEST(WanTransformer, CudaSaysWhatItLacks) {
+  const auto message = [](DType compute) {
+    return error_text(Status::kUnsupported, [&] {
+      WanTransformer::load(golden_folder(kSingle),
+                           {.compute = compute, .backend = DeviceType::kCuda});
+    });
+  };
+  const auto lacks_build = HasSubstr("no CUDA backend; configure with -DPSA_CUDA=ON");
+  EXPECT_THAT(message(DType::kF32),
+              AnyOf(lacks_build, HasSubstr("compute type is f32; on CUDA it is bf16")));
+  EXPECT_THAT(message(DType::kBF16),
+              AnyOf(lacks_build, HasSubstr("no CUDA device can run the model"),
+                    HasSubstr("cuBLASLt"), "(no error)"));
 }
 
 }  // namespace

@@ -16,6 +16,7 @@
 #include "call_options.hpp"
 #include "command_text.hpp"
 #include "commands.hpp"
+#include "device_memory.hpp"
 #include "engine/blocks/attention_plans.hpp"
 #include "engine/blocks/wan_transformer.hpp"
 #include "engine/generation/generation.hpp"
@@ -41,6 +42,7 @@ constexpr index_t kMaxSide = 1 << 16;
 constexpr index_t kMaxSteps = 1000;
 constexpr index_t kMaxFramesPerSecond = 240;
 constexpr double kMaxGuidance = 1000;
+constexpr Words<DeviceType, 2> kBackends{{{"cpu", DeviceType::kCpu}, {"cuda", DeviceType::kCuda}}};
 
 /// Options as typed; empty: not given.
 struct GenerateCommand {
@@ -53,6 +55,7 @@ struct GenerateCommand {
   std::string compare, dense_limit;
   std::string capture;
   std::string compute;
+  std::string backend = "cpu";
   std::string report;  // folder
   int threads = 0;
   bool lists_words = false;
@@ -392,14 +395,27 @@ void print_words(const engine::TextEncoder& encoder) {
   }
 }
 
-ReportFacts report_facts(const std::string& command_line) {
+ReportFacts report_facts(const std::string& command_line, DeviceType backend) {
   const Machine machine = this_machine();
-  return {command_line,
-          "",
-          {{"processor", machine.cpu_model},
-           {"processors", std::to_string(machine.usable) + " usable"},
-           {"system", machine.system},
-           {"memory", bytes_text(static_cast<double>(machine.memory_bytes))}}};
+  ReportFacts facts{command_line,
+                    "",
+                    {{"processor", machine.cpu_model},
+                     {"processors", std::to_string(machine.usable) + " usable"},
+                     {"system", machine.system},
+                     {"memory", bytes_text(static_cast<double>(machine.memory_bytes))}}};
+  if (backend == DeviceType::kCuda) {
+    facts.machine.emplace_back("GPU", cuda_report().devices.at(0).name);
+  }
+  return facts;
+}
+
+engine::EngineOptions engine_options(const GenerateCommand& command) {
+  engine::EngineOptions options;
+  options.backend = parse_word({"--backend", command.backend}, kBackends);
+  options.num_threads = command.threads;
+  options.compute = command.compute.empty() ? engine::preferred_compute(options.backend)
+                                            : parse_dtype("--compute", command.compute);
+  return options;
 }
 
 void run_generate(const GenerateCommand& command, const std::string& command_line) {
@@ -412,13 +428,12 @@ void run_generate(const GenerateCommand& command, const std::string& command_lin
   const std::vector<float> text = encoder->encode(command.prompt);
   settings.request.text = text;
   check_outputs(command, settings);
-  engine::EngineOptions options;
-  options.num_threads = command.threads;
-  if (!command.compute.empty()) options.compute = parse_dtype("--compute", command.compute);
+  const engine::EngineOptions options = engine_options(command);
   const auto model = engine::WanTransformer::load(command.model, options);
   check_channels(command, model->config());
   GenerationRun run = run_model(command, settings, *model, *encoder);
   run.compute = std::string(name_of(options.compute));
+  run.backend = command.backend;
   if (command.is_json) {
     print_json(generation_json(run));
   } else {
@@ -426,8 +441,8 @@ void run_generate(const GenerateCommand& command, const std::string& command_lin
   }
   if (command.report.empty()) return;
   const std::filesystem::path path = report_path(command.report);
-  write_report(path,
-               generation_report_html(run, settings.frames_per_second, report_facts(command_line)));
+  write_report(path, generation_report_html(run, settings.frames_per_second,
+                                            report_facts(command_line, options.backend)));
   if (!command.is_json) print("report     " + path.string() + "\n");
 }
 
@@ -446,7 +461,12 @@ void add_model_options(CLI::App& command, GenerateCommand& options) {
   command
       .add_flag("--list-words", options.lists_words, "which words the model knows, and no video")
       ->group(kGroup);
-  command.add_option("--compute", options.compute, "default: bf16 where the processor has it")
+  command.add_option("--backend", options.backend, "where: cpu (default) or cuda (device 0)")
+      ->type_name("NAME")
+      ->group(kGroup);
+  command
+      .add_option("--compute", options.compute,
+                  "default: bf16 where the processor has it, and on CUDA, which takes no other")
       ->type_name("f32|bf16")
       ->group(kGroup);
   command.add_option("--threads", options.threads, "0 (default): one per usable processor")

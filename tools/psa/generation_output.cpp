@@ -74,7 +74,7 @@ std::string generation_text(const GenerationRun& run) {
     text += "dense      " + parts + "; density and seconds per step are of the steps after\n";
   }
   text += "attention  " + (run.attention.empty() ? "the default configuration" : run.attention) +
-          "; " + run.compute + "\n";
+          "; " + run.compute + " on " + run.backend + "\n";
   for (const GeneratedVideo* video : {&run.psa, run.dense ? &*run.dense : nullptr}) {
     if (video == nullptr) continue;
     for (const std::filesystem::path& file : video->files)
@@ -107,6 +107,7 @@ nlohmann::ordered_json generation_json(const GenerationRun& run) {
             {"seed", run.seed},
             {"guidance", run.guidance},
             {"compute", run.compute},
+            {"backend", run.backend},
             {"psa", video_json(run.psa)}};
   if (run.dense) json["dense"] = video_json(*run.dense);
   if (run.skipped_dense_seconds) json["skipped_dense_seconds"] = *run.skipped_dense_seconds;

@@ -36,6 +36,7 @@ struct GenerationRun {
   std::uint64_t seed = 0;
   double guidance = 1;
   std::string compute;  ///< f32 or bf16
+  std::string backend;  ///< cpu or cuda
   GeneratedVideo psa;
   std::optional<GeneratedVideo> dense;
   std::optional<double> skipped_dense_seconds;  ///< what dense would have taken, were it not over

@@ -161,7 +161,7 @@ std::string facts_section(const GenerationRun& run, const ReportFacts& facts) {
   if (const std::string parts = dense_parts_text(run); !parts.empty()) html += fact("dense", parts);
   html += fact("seed", std::to_string(run.seed));
   html += fact("guidance", fixed(run.guidance, 2));
-  html += fact("computed in", run.compute);
+  html += fact("computed in", run.compute + " on " + run.backend);
   for (const auto& [name, value] : facts.machine) html += fact(name, value);
   html += fact("psa", psa_version());
   return html + "</dl>\n";

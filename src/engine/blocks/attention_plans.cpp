@@ -40,54 +40,57 @@ Config dense_config() {
   return config;
 }
 
-TensorView HeadLayout::view(void* data, index_t tokens) const {
+TensorView HeadLayout::view(void* data, index_t tokens, index_t row_stride) const {
   return {.data = data,
           .dtype = dtype,
-          .device = {},
+          .device = device,
           .shape = {1, heads, tokens, head_dim},
-          .stride = {tokens * heads * head_dim, head_dim, heads * head_dim, 1}};
+          .stride = {tokens * row_stride, head_dim, row_stride, 1}};
 }
 
-const Plan* SelfAttention::find(const Config& config) const {
+const Plan* SelfAttentionPlans::find(const Config& config) const {
   const auto has_config = [&](const Entry& entry) { return entry.config == config; };
   const auto found = std::find_if(entries_.begin(), entries_.end(), has_config);
   return found == entries_.end() ? nullptr : &found->plan;
 }
 
-void SelfAttention::prepare(const VideoGrid& grid, const Config& config) {
+void SelfAttentionPlans::prepare(const VideoGrid& grid, const Config& config) {
   if (grid != grid_) entries_.clear();
   grid_ = grid;
   if (find(config) != nullptr) return;
-  PlanOptions options;
-  pool_.share_with(options);
   const TokenLayout tokens{.text_tokens = 0, .text_side = TextSide::kFront, .grid = grid};
-  Plan made =
-      Plan::create(problem(layout_, grid.tokens(), grid.tokens()), tokens, config, {}, options);
-  if (!workspace_ || workspace_->bytes().size() < made.workspace_bytes()) {
-    workspace_.reset();  // before the larger one is there
-    workspace_.emplace(made.workspace_bytes());
-  }
-  entries_.push_back({config, std::move(made)});
+  entries_.push_back({config, Plan::create(problem(layout_, grid.tokens(), grid.tokens()), tokens,
+                                           config, layout_.device, options_)});
 }
 
-void SelfAttention::run(const Config& config, const AttentionIo& io, RunStats& stats) {
+const Plan& SelfAttentionPlans::of(const Config& config) const {
   const Plan* const plan = find(config);
   if (plan == nullptr) throw Error(Status::kInternal, "self-attention was not prepared");
-  psa::run(*plan, io, workspace_->bytes(), {}, &stats);
+  return *plan;
+}
+
+std::size_t SelfAttentionPlans::workspace_bytes() const {
+  std::size_t bytes = 0;
+  for (const Entry& entry : entries_) bytes = std::max(bytes, entry.plan.workspace_bytes());
+  return bytes;
+}
+
+Plan cross_attention_plan(const HeadLayout& layout, index_t rows, index_t text_tokens,
+                          const PlanOptions& options) {
+  Config config = dense_config();
+  config.block_kv = block_for(text_tokens);
+  return Plan::create(problem(layout, rows, text_tokens), {}, config, layout.device, options);
 }
 
 void CrossAttention::prepare(index_t text_tokens, std::initializer_list<index_t> row_counts) {
   if (text_tokens != text_tokens_) plans_.clear();
   text_tokens_ = text_tokens;
-  Config config = dense_config();
-  config.block_kv = block_for(text_tokens);
   PlanOptions options;
   options.num_threads = 1;
   std::size_t bytes = 0;
   for (const index_t rows : row_counts) {
     if (!plans_.contains(rows)) {
-      plans_.emplace(rows,
-                     Plan::create(problem(layout_, rows, text_tokens), {}, config, {}, options));
+      plans_.emplace(rows, cross_attention_plan(layout_, rows, text_tokens, options));
     }
     bytes = std::max(bytes, plans_.at(rows).workspace_bytes());
   }

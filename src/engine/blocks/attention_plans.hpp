@@ -7,7 +7,6 @@
 #include <optional>
 #include <vector>
 
-#include "engine/gemm/worker_pool.hpp"
 #include "psa/psa.hpp"
 
 namespace psa::engine {
@@ -20,22 +19,30 @@ struct HeadLayout {
   index_t heads = 0;
   index_t head_dim = 0;
   DType dtype = DType::kF32;
+  Device device{};
 
-  /// View of `tokens` rows at `data` with the axes that psa wants, without a copy.
-  [[nodiscard]] TensorView view(void* data, index_t tokens) const;
+  [[nodiscard]] index_t dim() const { return heads * head_dim; }
+  /// View of `tokens` rows at `data` with the axes that psa wants, without a copy. Rows are
+  /// `row_stride` values apart, or lie side by side.
+  [[nodiscard]] TensorView view(void* data, index_t tokens) const {
+    return view(data, tokens, dim());
+  }
+  [[nodiscard]] TensorView view(void* data, index_t tokens, index_t row_stride) const;
 };
 
 /// Plans of self-attention over a video grid, made when first asked for and kept while the grid
-/// stays the same, and the workspace that they share.
-class SelfAttention {
+/// stays the same.
+class SelfAttentionPlans {
  public:
-  /// The pool must outlive this object.
-  SelfAttention(const HeadLayout& layout, WorkerPool& pool) : layout_(layout), pool_(pool) {}
+  SelfAttentionPlans(const HeadLayout& layout, const PlanOptions& options)
+      : layout_(layout), options_(options) {}
 
-  /// Makes the plan of a call, and room for it in the workspace. Throws as Plan::create does.
+  /// Makes the plan of a configuration. Throws as Plan::create does.
   void prepare(const VideoGrid& grid, const Config& config);
-  /// A call that was prepared. Throws Error as psa::run() does.
-  void run(const Config& config, const AttentionIo& io, RunStats& stats);
+  /// One that was prepared for the last grid.
+  [[nodiscard]] const Plan& of(const Config& config) const;
+  /// Of the plan that needs most.
+  [[nodiscard]] std::size_t workspace_bytes() const;
 
  private:
   struct Entry {
@@ -46,11 +53,14 @@ class SelfAttention {
   [[nodiscard]] const Plan* find(const Config& config) const;
 
   HeadLayout layout_;
-  WorkerPool& pool_;
+  PlanOptions options_;
   VideoGrid grid_{};
   std::vector<Entry> entries_;
-  std::optional<Workspace> workspace_;
 };
+
+/// The plan of dense attention of `rows` queries to the text.
+[[nodiscard]] Plan cross_attention_plan(const HeadLayout& layout, index_t rows, index_t text_tokens,
+                                        const PlanOptions& options = {});
 
 /// Dense attention of a few rows at a time to the text, one thread per call.
 class CrossAttention {

@@ -8,6 +8,7 @@
 #include <string_view>
 #include <vector>
 
+#include "engine/blocks/tensor_source.hpp"
 #include "engine/tensors/safetensors.hpp"
 #include "psa/types.hpp"
 
@@ -16,7 +17,7 @@ namespace psa::engine {
 /// The weights of a diffusers model folder: `diffusion_pytorch_model.safetensors`, or the files
 /// that `diffusion_pytorch_model.safetensors.index.json` lists. Tensors are converted when asked
 /// for; nothing is read before.
-class Checkpoint {
+class Checkpoint final : public TensorSource {
  public:
   /// Throws Error(kIo) when neither file is there, or one is not what it should be.
   static Checkpoint open(const std::filesystem::path& folder);
@@ -25,7 +26,7 @@ class Checkpoint {
   /// first). Throws Error(kIo) that names the tensor, what is expected and what was found when it
   /// is missing, has another shape or another type.
   [[nodiscard]] std::vector<float> values(std::string_view name,
-                                          const std::vector<index_t>& shape) const;
+                                          const std::vector<index_t>& shape) const override;
 
  private:
   [[nodiscard]] const io::SafetensorsFile* file_of(std::string_view name) const;

@@ -29,8 +29,9 @@ std::vector<float> run_row(const Linear& layer, const std::vector<float>& x) {
   return y;
 }
 
-/// [cosines, sines] of the timestep at channels / 2 frequencies that fall from 1 to 1/kMaxPeriod.
-std::vector<float> sinusoids(float timestep, index_t channels) {
+}  // namespace
+
+std::vector<float> time_sinusoids(float timestep, index_t channels) {
   const index_t half = channels / 2;
   std::vector<float> values = floats(channels);
   for (index_t i = 0; i < half; ++i) {
@@ -42,8 +43,6 @@ std::vector<float> sinusoids(float timestep, index_t channels) {
   return values;
 }
 
-}  // namespace
-
 WanConditions::WanConditions(const WanConfig& config, const WanOuterTensors& tensors)
     : freq_dim_(config.freq_dim),
       time_1_(float_layer(tensors.time_1)),
@@ -53,7 +52,7 @@ WanConditions::WanConditions(const WanConfig& config, const WanOuterTensors& ten
       text_2_(float_layer(tensors.text_2)) {}
 
 WanConditions::Time WanConditions::embed_time(float timestep) const {
-  std::vector<float> hidden = run_row(time_1_, sinusoids(timestep, freq_dim_));
+  std::vector<float> hidden = run_row(time_1_, time_sinusoids(timestep, freq_dim_));
   apply_silu(hidden);
   Time time;
   time.embedding = run_row(time_2_, hidden);

@@ -10,6 +10,10 @@
 
 namespace psa::engine {
 
+/// What the time embedding starts from: cosines, then sines of the timestep at channels / 2
+/// frequencies that fall from 1 to 1/10000.
+[[nodiscard]] std::vector<float> time_sinusoids(float timestep, index_t channels);
+
 /// What steers all tokens alike: the time and text embeddings of a Wan model. All in float.
 class WanConditions {
  public:

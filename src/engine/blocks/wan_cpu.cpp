@@ -22,23 +22,11 @@ double ms_since(Clock::time_point start) {
 
 std::size_t to_size(index_t count) { return static_cast<std::size_t>(count); }
 
-void check_size(const std::string& name, std::size_t given, index_t needed,
-                const std::string& axes) {
-  if (std::cmp_equal(given, needed)) return;
-  throw Error(Status::kInvalidArgument, name + " has " + std::to_string(given) +
-                                            " values; needed are " + std::to_string(needed) + ", " +
-                                            axes);
+PlanOptions plan_options(WorkerPool& pool) {
+  PlanOptions options;
+  pool.share_with(options);
+  return options;
 }
-
-/// Rows of a modulation [6, dim].
-enum ModulationRow : std::uint8_t {
-  kAttentionShift,
-  kAttentionScale,
-  kAttentionGate,
-  kFfnShift,
-  kFfnScale,
-  kFfnGate,
-};
 
 const WanConfig& checked(const WanConfig& config, const EngineOptions& options) {
   if (options.compute == DType::kF16) {
@@ -50,10 +38,10 @@ const WanConfig& checked(const WanConfig& config, const EngineOptions& options) 
 
 }  // namespace
 
-WanCpu::WanCpu(const WanConfig& config, const Checkpoint& checkpoint, const EngineOptions& options)
-    : WanCpu(checked(config, options), checkpoint, read_outer(checkpoint, config), options) {}
+WanCpu::WanCpu(const WanConfig& config, const TensorSource& source, const EngineOptions& options)
+    : WanCpu(checked(config, options), source, read_outer(source, config), options) {}
 
-WanCpu::WanCpu(const WanConfig& config, const Checkpoint& checkpoint, const WanOuterTensors& outer,
+WanCpu::WanCpu(const WanConfig& config, const TensorSource& source, const WanOuterTensors& outer,
                const EngineOptions& options)
     : config_(config),
       compute_(options.compute),
@@ -65,10 +53,10 @@ WanCpu::WanCpu(const WanConfig& config, const Checkpoint& checkpoint, const WanO
       proj_out_(outer.proj_out.shape, outer.proj_out.weight, outer.proj_out.bias, {}),
       out_scale_shift_(outer.scale_shift),
       heads_{config.num_attention_heads, config.attention_head_dim, options.compute},
-      self_attention_(heads_, pool_),
+      self_attention_(heads_, plan_options(pool_)),
       cross_attention_(heads_, to_size(pool_.workers())) {
   for (index_t layer = 0; layer < config.num_layers; ++layer) {
-    blocks_.push_back(make_block(read_block(checkpoint, config, layer), compute_));
+    blocks_.push_back(make_block(read_block(source, config, layer), compute_));
   }
 }
 
@@ -98,35 +86,15 @@ WanCpu::Block WanCpu::make_block(const WanBlockTensors& tensors, DType compute) 
   return block;
 }
 
-void WanCpu::check(const ForwardInputs& inputs, std::span<const float> out) const {
-  const auto [frames, height, width] = inputs.size;
-  const index_t volume = frames * height * width;
-  check_size("latent", inputs.latent.size(), config_.in_channels * volume,
-             "[in_channels, frames, height, width]");
-  check_size("out", out.size(), config_.out_channels * volume,
-             "[out_channels, frames, height, width]");
-  if (inputs.text.empty() || std::ssize(inputs.text) % config_.text_dim != 0) {
-    throw Error(Status::kInvalidArgument,
-                "text has " + std::to_string(inputs.text.size()) +
-                    " values; needed is a positive multiple of text_dim, " +
-                    std::to_string(config_.text_dim));
-  }
-  if (!std::isfinite(inputs.timestep)) {
-    throw Error(Status::kInvalidArgument, "timestep is not finite");
-  }
-  const std::size_t configs = inputs.attention.size();
-  if (configs != 1 && configs != blocks_.size()) {
-    throw Error(Status::kInvalidArgument, "attention has " + std::to_string(configs) +
-                                              " configurations; allowed are 1 or one per layer, " +
-                                              std::to_string(blocks_.size()));
-  }
-}
-
 void WanCpu::prepare(const ForwardInputs& inputs, const VideoGrid& grid) {
   const index_t dim = config_.dim();
   const index_t tokens = grid.tokens();
   const Tile last = tile_at(num_tiles(tokens) - 1, tokens);
   for (const Config& config : inputs.attention) self_attention_.prepare(grid, config);
+  if (!workspace_ || workspace_->bytes().size() < self_attention_.workspace_bytes()) {
+    workspace_.reset();  // before the larger one is there
+    workspace_.emplace(self_attention_.workspace_bytes());
+  }
   cross_attention_.prepare(std::ssize(inputs.text) / config_.text_dim,
                            {std::min(kTileRows, tokens), last.count});
   if (grid != grid_) {
@@ -250,9 +218,9 @@ void WanCpu::run_attention(std::size_t layer, const ForwardInputs& inputs, const
   io.k = done.k;
   io.v = done.v;
   io.out = done.out;
-  const Config& config = inputs.attention[inputs.attention.size() == 1 ? 0 : layer];
+  const Plan& plan = self_attention_.of(inputs.attention_of(layer));
   const Clock::time_point start = Clock::now();
-  self_attention_.run(config, io, done.stats);
+  psa::run(plan, io, workspace_->bytes(), {}, &done.stats);
   done.ms = ms_since(start);
 }
 
@@ -315,7 +283,7 @@ ForwardReport WanCpu::forward(const ForwardInputs& inputs, std::span<float> out,
                               const AttentionObserver& observer) {
   const Clock::time_point start = Clock::now();
   const VideoGrid grid = config_.grid_of(inputs.size);
-  check(inputs, out);
+  check_forward(config_, inputs, out.size());
   prepare(inputs, grid);
   set_conditions(inputs);
   const Pass pass{{grid, config_.patch_size}, inputs.latent.data(), out.data()};

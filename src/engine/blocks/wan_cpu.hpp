@@ -13,14 +13,15 @@
 //   ... -> [rest of the last | output layer | patches] -> prediction
 
 #include <cstddef>
+#include <optional>
 #include <span>
 #include <vector>
 
 #include "engine/blocks/attention_plans.hpp"
-#include "engine/blocks/checkpoint.hpp"
 #include "engine/blocks/patches.hpp"
 #include "engine/blocks/rotary.hpp"
 #include "engine/blocks/row_tile.hpp"
+#include "engine/blocks/tensor_source.hpp"
 #include "engine/blocks/wan_conditions.hpp"
 #include "engine/blocks/wan_tensors.hpp"
 #include "engine/blocks/wan_transformer.hpp"
@@ -31,8 +32,8 @@ namespace psa::engine {
 
 class WanCpu final : public WanTransformer {
  public:
-  /// Reads all weights; `checkpoint` is not needed afterwards. Throws as WanTransformer::load().
-  WanCpu(const WanConfig& config, const Checkpoint& checkpoint, const EngineOptions& options);
+  /// Reads all weights; `source` is not needed afterwards. Throws as WanTransformer::load().
+  WanCpu(const WanConfig& config, const TensorSource& source, const EngineOptions& options);
 
   [[nodiscard]] const WanConfig& config() const override { return config_; }
   ForwardReport forward(const ForwardInputs& inputs, std::span<float> out,
@@ -71,10 +72,9 @@ class WanCpu final : public WanTransformer {
     float* out = nullptr;
   };
 
-  WanCpu(const WanConfig& config, const Checkpoint& checkpoint, const WanOuterTensors& outer,
+  WanCpu(const WanConfig& config, const TensorSource& source, const WanOuterTensors& outer,
          const EngineOptions& options);
   static Block make_block(const WanBlockTensors& tensors, DType compute);
-  void check(const ForwardInputs& inputs, std::span<const float> out) const;
   void prepare(const ForwardInputs& inputs, const VideoGrid& grid);
   void set_conditions(const ForwardInputs& inputs);
   void set_text(Block& block, std::span<const float> text, Scratch& scratch);
@@ -98,7 +98,8 @@ class WanCpu final : public WanTransformer {
   std::vector<float> out_scale_shift_;  // [2, dim], as in the checkpoint
 
   HeadLayout heads_;
-  SelfAttention self_attention_;
+  SelfAttentionPlans self_attention_;
+  std::optional<Workspace> workspace_;  // of self-attention
   CrossAttention cross_attention_;
   RotaryTable rotary_;
   VideoGrid grid_{};

@@ -3,11 +3,12 @@
 
 // The weights of a WanTransformer3DModel by role, as float in host memory: the one place that
 // knows diffusers' tensor names and shapes. Blocks are read one at a time, so that a large model
-// is never in memory twice. Every function throws Error(kIo) as Checkpoint::values() does.
+// is never in memory twice. Every function throws Error(kIo) as TensorSource::values() does.
 
+#include <cstdint>
 #include <vector>
 
-#include "engine/blocks/checkpoint.hpp"
+#include "engine/blocks/tensor_source.hpp"
 #include "engine/blocks/wan_config.hpp"
 #include "engine/gemm/linear.hpp"
 
@@ -25,6 +26,17 @@ struct AttentionTensors {
   std::vector<float> norm_k;               // [dim]
 };
 
+/// Rows of a block's modulation [6, dim].
+enum ModulationRow : std::uint8_t {
+  kAttentionShift,
+  kAttentionScale,
+  kAttentionGate,
+  kFfnShift,
+  kFfnScale,
+  kFfnGate,
+  kNumModulationRows,
+};
+
 struct WanBlockTensors {
   AttentionTensors self;            // attn1
   AttentionTensors cross;           // attn2
@@ -32,7 +44,7 @@ struct WanBlockTensors {
   LinearTensors ffn_down;           // [dim, ffn_dim]
   std::vector<float> norm2_weight;  // [dim]; empty without cross_attn_norm
   std::vector<float> norm2_bias;    // as norm2_weight
-  std::vector<float> scale_shift;   // [6, dim]: shift, scale, gate of attention, then of the ffn
+  std::vector<float> scale_shift;   // [6, dim], rows as in ModulationRow
 };
 
 /// What stands before and behind the blocks.
@@ -45,9 +57,9 @@ struct WanOuterTensors {
   std::vector<float> scale_shift;  // [2, dim]: shift, scale
 };
 
-[[nodiscard]] WanBlockTensors read_block(const Checkpoint& checkpoint, const WanConfig& config,
+[[nodiscard]] WanBlockTensors read_block(const TensorSource& source, const WanConfig& config,
                                          index_t layer);
-[[nodiscard]] WanOuterTensors read_outer(const Checkpoint& checkpoint, const WanConfig& config);
+[[nodiscard]] WanOuterTensors read_outer(const TensorSource& source, const WanConfig& config);
 
 /// One layer that computes both: outputs of `first`, then those of `second`. Both take the same
 /// input channels.

@@ -2,6 +2,7 @@
 #pragma once
 
 #include <array>
+#include <cstddef>
 #include <filesystem>
 #include <functional>
 #include <memory>
@@ -13,15 +14,16 @@
 
 namespace psa::engine {
 
-/// bf16 where the processor multiplies it faster than float, else float.
-[[nodiscard]] DType preferred_compute();
+/// bf16 where it is multiplied faster than float, as on CUDA always, else float.
+[[nodiscard]] DType preferred_compute(DeviceType backend = DeviceType::kCpu);
 
 struct EngineOptions {
   /// Type of activations and weights in the products and attention of the blocks: kF32 or kBF16.
-  /// The residual stream, norms, embeddings and the output layer are float either way. bf16 needs
-  /// AVX-512.
+  /// The residual stream, norms, embeddings and the output layer are float either way. bf16 on the
+  /// CPU needs AVX-512; CUDA computes in bf16 alone.
   DType compute = preferred_compute();
   int num_threads = 0;  ///< 0: one per processor that the process may use; else 1..1024
+  DeviceType backend = DeviceType::kCpu;  ///< kCuda: CUDA device 0
 };
 
 /// Arguments of one forward pass; nothing is owned.
@@ -31,17 +33,25 @@ struct ForwardInputs {
   std::span<const float> text;        ///< [tokens, text_dim], tokens >= 1; all are attended to
   float timestep = 0;                 ///< 1000 * sigma for the published models
   std::span<const Config> attention;  ///< of self-attention: one for all layers, or one per layer
+
+  [[nodiscard]] const Config& attention_of(std::size_t layer) const {
+    return attention[attention.size() == 1 ? 0 : layer];
+  }
 };
+
+/// Throws Error(kInvalidArgument) unless the arguments of a forward pass fit a model and each
+/// other; `out_values` is the size of its result.
+void check_forward(const WanConfig& config, const ForwardInputs& inputs, std::size_t out_values);
 
 /// Self-attention of one layer, right after it ran. The views are of [1, heads, tokens, head_dim]
 /// and hold until the observer returns; q and k are normalised and rotated, the softmax scale is
-/// still to be applied. Tensors of a GPU model would be on its device.
+/// still to be applied. All is in host memory, copies if the model computes elsewhere.
 struct LayerAttention {
   int layer = 0;
   VideoGrid grid{};
   TensorView q, k, v, out;
-  RunStats stats;
-  double ms = 0;  ///< of the whole call of psa: reorder, pyramid, selection, attention
+  RunStats stats;  ///< of a model on CUDA without the times of stages
+  double ms = 0;   ///< of the whole call of psa: reorder, pyramid, selection, attention
 };
 
 using AttentionObserver = std::function<void(const LayerAttention&)>;
@@ -54,7 +64,7 @@ struct ForwardReport {
     double attention_ms = 0;
   };
   std::vector<Layer> layers;
-  double total_ms = 0;      ///< wall time, without the observer's
+  double total_ms = 0;      ///< wall time up to the prediction, without the observer's
   double attention_ms = 0;  ///< of it, self-attention with everything that psa does for it
 
   [[nodiscard]] double mean_density() const;
@@ -68,8 +78,8 @@ class WanTransformer {
   /// Reads config.json and the weights of a diffusers checkpoint: `dir`, or its subfolder
   /// "transformer". Throws Error: kIo when a file is missing or not valid, or a tensor is missing
   /// or has another shape or type than config.json asks for (named, with expected and found);
-  /// kUnsupported when this engine does not compute such a model; kInvalidArgument for options out
-  /// of their range.
+  /// kUnsupported when this engine does not compute such a model, or not on this machine;
+  /// kInvalidArgument for options out of their range.
   static std::unique_ptr<WanTransformer> load(const std::filesystem::path& dir,
                                               const EngineOptions& options = {});
   WanTransformer() = default;
