@@ -13,7 +13,7 @@ import torch
 DTYPES = {torch.float32: 0, torch.float16: 1, torch.bfloat16: 2}
 NAMES = {
     "rule": ("quota", "threshold"),
-    "rest": ("skip", "mean"),
+    "rest": ("skip", "mean", "linear"),
     "importance": ("sampled_max", "sampled_mass", "antidiagonal", "pooled_lse", "user_scores"),
     "reorder": ("none", "gilbert", "tile3d", "kmeans", "hybrid"),
 }

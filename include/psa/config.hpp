@@ -35,11 +35,15 @@ enum class LevelRule : std::int32_t {
   kThreshold = 1,  ///< `budget[l-1]` = share of the importance that is read at level <= l (S-15)
 };
 
-/// What a block that the rule leaves unselected contributes (S-17).
+/// What a block that the rule leaves unselected contributes (S-17, S-23).
 enum class Rest : std::int32_t {
-  kSkip = 0,  ///< nothing (the paper)
-  kMean = 1,  ///< one key/value, the mean of the block, with bias ln(tokens in the block)
+  kSkip = 0,    ///< nothing (the paper)
+  kMean = 1,    ///< one key/value, the mean of the block, with bias ln(tokens in the block)
+  kLinear = 2,  ///< the mean and the first-order term of the soft-max around it; CPU only
 };
+
+/// Whether unselected blocks are read as their mean.
+[[nodiscard]] constexpr bool reads_means(Rest rest) { return rest != Rest::kSkip; }
 
 enum class Compat : std::int32_t {
   kNone = 0,

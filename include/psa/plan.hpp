@@ -64,8 +64,9 @@ struct AttentionIo {
 
 /// What a call did (docs/semantics.md S-21). Times in milliseconds.
 struct RunStats {
-  double density = 0;         ///< share of the logit columns that were computed
-  double selection_cost = 0;  ///< multiply-adds of the estimator, in the unit of `density`
+  double density = 0;  ///< share of the logit columns that were computed
+  double selection_cost =
+      0;  ///< multiply-adds of the estimator and of S-23, in the unit of `density`
   std::array<index_t, kNumLevelCodes> blocks{};  ///< entries of the level map by code
   double reorder_ms = 0;
   double pyramid_ms = 0;
@@ -240,7 +241,7 @@ inline void run(const Plan& plan, const AttentionIo& io, std::span<std::byte> wo
 }
 
 /// As run(), with the caller's level map in place of importance and levels: codes 0 and
-/// 1..num_levels, and kBlockMean if the plan has rest = kMean. Throws also when `levels` is not of
+/// 1..num_levels, and kBlockMean if the plan reads means. Throws also when `levels` is not of
 /// the plan's shape or, in host memory, holds another code (on a device such codes count as skip).
 inline void run_with_levels(const Plan& plan, const AttentionIo& io, LevelMapView levels,
                             std::span<std::byte> workspace, Stream stream = {},

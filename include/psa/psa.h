@@ -104,7 +104,7 @@ typedef struct psa_problem {
 } psa_problem;
 
 enum { PSA_RULE_QUOTA = 0, PSA_RULE_THRESHOLD = 1 };
-enum { PSA_REST_SKIP = 0, PSA_REST_MEAN = 1 };
+enum { PSA_REST_SKIP = 0, PSA_REST_MEAN = 1, PSA_REST_LINEAR = 2 };
 enum {
   PSA_SAMPLED_MAX = 0,
   PSA_SAMPLED_MASS = 1,
@@ -156,7 +156,7 @@ PSA_API void psa_config_init(psa_config* config);
 
 /* Sets rule = quota and the budget that reads about `density` of the columns (S-21), block means
  * included, in the default split over config->num_levels levels; rest, block_kv and num_levels are
- * those of *config. Allowed: 1/block_kv (rest = mean) or 0 < density <= 1. */
+ * those of *config. Allowed: 1/block_kv (rest = mean, linear) or 0 < density <= 1. */
 PSA_API psa_status psa_config_set_density(psa_config* config, double density);
 
 /* ---- presets --------------------------------------------------------------------------------- */

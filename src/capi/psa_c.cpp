@@ -306,7 +306,7 @@ psa_status psa_measure_levels(const psa_plan* plan, const uint8_t* levels,
         psa::core::measure_levels(geometry, levels, kv_lengths, row_density);
     psa::core::RunStats result;
     result.density = measured.density;
-    result.selection_cost = measured.selection_cost;
+    result.selection_cost = measured.selection_cost + measured.correction_cost;
     result.blocks = measured.blocks;
     psa::capi::write_sized(psa::capi::to_c(result), stats);
   });

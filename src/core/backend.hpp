@@ -142,14 +142,15 @@ struct LevelsParams {
   LevelMapView levels;       ///< whole map
 };
 
-/// S-5 to S-8. On a device, where nobody could check the map, codes above kBlockMean and codes of
-/// levels that `pyramid` has no values of count as skip.
+/// S-5 to S-8, S-23. On a device, where nobody could check the map, codes above kBlockMean and
+/// codes of levels that `pyramid` has no values of count as skip.
 struct AttentionParams {
   Inputs inputs;
   KvPyramid pyramid;
   LevelMapView levels;
-  TensorView out;  ///< [B, Hq, Lq, D], original token order
-  float* lse;      ///< [B, Hq, Lq] contiguous, original token order; null: not wanted
+  TensorView out;             ///< [B, Hq, Lq, D], original token order
+  float* lse;                 ///< [B, Hq, Lq] contiguous, original token order; null: not wanted
+  std::byte* work = nullptr;  ///< attention_bytes(geometry), 64-byte aligned; with rest = linear
 };
 
 /// A backend of this process. All pointers in its stages' parameters lie in `memory`.
@@ -164,6 +165,7 @@ struct Backend {
   /// Per worker, the largest need of any stage on the current device; a multiple of 64.
   std::size_t (*scratch_bytes)(const Geometry&);
   std::size_t (*cluster_bytes)(const Geometry&);               ///< per worker, a multiple of 64
+  std::size_t (*attention_bytes)(const Geometry&);             ///< in all, with rest = linear
   void (*cluster)(const StageContext&, const ClusterParams&);  ///< may be null: see why_not
   void (*pyramid)(const StageContext&, const PyramidParams&);
   void (*similarity)(const StageContext&, const SimilarityParams&);

@@ -129,14 +129,14 @@ void check_official(const Config& config) {
   if (config.block_q != 128) reject("block_q", config.block_q, "must be 128" + reason);
   if (config.block_kv != 128) reject("block_kv", config.block_kv, "must be 128" + reason);
   if (config.num_levels > 4) reject("num_levels", config.num_levels, "must be 1..4" + reason);
-  if (config.rest != Rest::kSkip) reject("rest", "mean", "must be skip" + reason);
+  if (config.rest != Rest::kSkip) reject("rest", rest_name(config.rest), "must be skip" + reason);
 }
 
 void check_config(const Config& config) {
   check_block_size("block_q", config.block_q);
   check_block_size("block_kv", config.block_kv);
   require_enum("rule", config.rule, LevelRule::kThreshold);
-  require_enum("rest", config.rest, Rest::kMean);
+  require_enum("rest", config.rest, Rest::kLinear);
   check_budget(config);
   require_range("min_full_blocks", config.min_full_blocks, 0, kMaxCount);
   require_range("sink_blocks", config.sink_blocks, 0, kMaxCount);
@@ -269,6 +269,18 @@ std::vector<std::int32_t> make_static_order(const Geometry& geometry) {
     order.push_back(static_cast<std::int32_t>(first_text + t));
   }
   return order;
+}
+
+const char* rest_name(Rest rest) {
+  switch (rest) {
+    case Rest::kSkip:
+      return "skip";
+    case Rest::kMean:
+      return "mean";
+    case Rest::kLinear:
+      return "linear";
+  }
+  return "";
 }
 
 }  // namespace psa::core

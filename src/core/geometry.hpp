@@ -27,4 +27,7 @@ namespace psa::core {
 [[nodiscard]] bool orders_queries_by_content(const Config& config);
 [[nodiscard]] bool orders_keys_by_content(const Config& config);
 
+/// Its word in configurations and messages.
+[[nodiscard]] const char* rest_name(Rest rest);
+
 }  // namespace psa::core

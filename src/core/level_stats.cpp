@@ -58,9 +58,32 @@ PairCost pair_cost(const Geometry& g, index_t q_block, index_t kv_block, LevelCo
           is_dense(g.config) ? 0.0 : estimator_macs(g.config, queries.size(), keys.size())};
 }
 
+/// Multiply-adds of S-23 in units of head_dim: the covariances of the blocks once per KV head, and
+/// for each query block their weighted sum and its product with the rows.
+class CorrectionMacs {
+ public:
+  explicit CorrectionMacs(const Geometry& g) : g_(g) {}
+
+  /// Of the covariances of a batch element.
+  [[nodiscard]] double of_keys(index_t kv_length) const {
+    return is_linear() ? dim() * static_cast<double>(g_.shape.heads_kv * kv_length) : 0.0;
+  }
+  /// Of a query block that reads `means` block means.
+  [[nodiscard]] double of_row(index_t q_block, index_t means) const {
+    if (!is_linear() || means == 0) return 0.0;
+    const Range queries = semantics::block_range(q_block, g_.config.block_q, g_.shape.len_q);
+    return dim() * static_cast<double>(means + queries.size());
+  }
+
+ private:
+  [[nodiscard]] bool is_linear() const { return g_.config.rest == Rest::kLinear; }
+  [[nodiscard]] double dim() const { return static_cast<double>(g_.shape.head_dim); }
+  const Geometry& g_;
+};
+
 /// Whether maps of this plan may hold `code`.
 bool is_known(const Config& config, LevelCode code) {
-  return code <= config.num_levels || (config.rest == Rest::kMean && code == kBlockMean);
+  return code <= config.num_levels || (reads_means(config.rest) && code == kBlockMean);
 }
 
 double ratio(double part, double whole) { return whole > 0.0 ? part / whole : 0.0; }
@@ -73,14 +96,21 @@ LevelStats measure_levels(const Geometry& geometry, const LevelCode* levels,
   double all = 0;
   double computed = 0;
   double macs = 0;
+  double correction = 0;
+  const CorrectionMacs correction_macs(geometry);
   const index_t rows = geometry.shape.batch * geometry.shape.heads_q * geometry.num_q_blocks;
   for (index_t row = 0; row < rows; ++row) {
     const index_t batch = row / geometry.num_q_blocks / geometry.shape.heads_q;
     const index_t kv_length = kv_lengths == nullptr ? geometry.shape.len_kv : kv_lengths[batch];
     PairCost sum{0, 0, 0};
+    index_t means = 0;
+    if (row % (geometry.num_q_blocks * geometry.shape.heads_q) == 0) {
+      correction += correction_macs.of_keys(kv_length);
+    }
     for (index_t j = 0; j < geometry.num_kv_blocks; ++j) {
       const LevelCode code = levels[row * geometry.num_kv_blocks + j];
       ++stats.blocks.at(code);
+      if (code == kBlockMean) ++means;
       const PairCost cost = pair_cost(geometry, row % geometry.num_q_blocks, j, code, kv_length);
       sum.all_columns += cost.all_columns;
       sum.computed_columns += cost.computed_columns;
@@ -90,14 +120,16 @@ LevelStats measure_levels(const Geometry& geometry, const LevelCode* levels,
     all += sum.all_columns;
     computed += sum.computed_columns;
     macs += sum.selection_macs;
+    correction += correction_macs.of_row(row % geometry.num_q_blocks, means);
   }
   stats.density = ratio(computed, all);
   stats.selection_cost = ratio(macs, 2.0 * all);
+  stats.correction_cost = ratio(correction, 2.0 * all);
   return stats;
 }
 
 void check_levels(const Geometry& geometry, const LevelCode* levels) {
-  const bool allows_mean = geometry.config.rest == Rest::kMean;
+  const bool allows_mean = reads_means(geometry.config.rest);
   const index_t size = geometry.shape.batch * geometry.shape.heads_q * geometry.num_q_blocks *
                        geometry.num_kv_blocks;
   for (index_t i = 0; i < size; ++i) {
@@ -106,7 +138,7 @@ void check_levels(const Geometry& geometry, const LevelCode* levels) {
     throw Error(Status::kInvalidArgument,
                 "levels[" + std::to_string(i) + "] is " + std::to_string(code) +
                     "; the plan allows 0.." + std::to_string(geometry.config.num_levels) +
-                    (allows_mean ? " and 6 (block mean)" : " (6 needs rest = mean)"));
+                    (allows_mean ? " and 6 (block mean)" : " (6 needs rest = mean or linear)"));
   }
 }
 

@@ -14,7 +14,8 @@ namespace psa::core {
 
 struct LevelStats {
   double density = 0;
-  double selection_cost = 0;
+  double selection_cost = 0;   ///< of the estimator
+  double correction_cost = 0;  ///< of the first-order term of rest = linear (S-23)
   std::array<index_t, kNumLevelCodes> blocks{};  ///< entries of the map by code
 };
 
@@ -24,7 +25,7 @@ LevelStats measure_levels(const Geometry& geometry, const LevelCode* levels,
                           const std::int32_t* kv_lengths, double* row_density);
 
 /// Throws Error(kInvalidArgument) at the first entry that is not skip, a level up to num_levels,
-/// or, with rest = mean, the block mean.
+/// or, where the rest is read, the block mean.
 void check_levels(const Geometry& geometry, const LevelCode* levels);
 
 /// Turns every other code into skip, which is how backends of a device read them: their maps cannot

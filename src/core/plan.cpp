@@ -16,7 +16,7 @@ namespace {
 int sub_block_level(const Config& config) { return config.pooled_tokens == 16 ? 5 : 4; }
 
 bool reads_values(const Config& config, int code) {
-  return code == kBlockMean ? config.rest == Rest::kMean : code <= config.num_levels;
+  return code == kBlockMean ? reads_means(config.rest) : code <= config.num_levels;
 }
 
 bool reads_keys(const Config& config, int code) {
@@ -105,6 +105,9 @@ Workspace Plan::lay_out(std::byte* base, std::size_t* bytes) const {
   const index_t row_floats = shape.heads_q * geometry_.num_kv_blocks;
   ws.importance = ledger.take<float>(elements(chunk_q_blocks_ * row_floats));
   ws.levels = ledger.take<LevelCode>(elements(shape.batch * geometry_.num_q_blocks * row_floats));
+  if (config.rest == Rest::kLinear) {
+    ws.attention_work = ledger.take<std::byte>(backend_->attention_bytes(geometry_));
+  }
   ws.scratch = ledger.take<std::byte>(workers * scratch_bytes_);
   *bytes = ledger.bytes();
   return ws;
@@ -155,7 +158,7 @@ std::string Plan::describe() const {
     for (int l = 0; l < config.num_levels; ++l) {
       text << (l == 0 ? " " : "/") << config.budget.at(static_cast<std::size_t>(l));
     }
-    text << ", rest " << (config.rest == Rest::kMean ? "mean" : "skip")
+    text << ", rest " << rest_name(config.rest)
          << (config.compat == Compat::kOfficial ? ", compat official" : "") << "\n";
   }
   text << "workspace  " << workspace_bytes_ << " bytes\n";

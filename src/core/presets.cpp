@@ -40,7 +40,7 @@ double density_of(const Budget& budget, const Config& config) {
     density += (share - previous) / static_cast<double>(semantics::pool_factor(l, config.block_kv));
     previous = share;
   }
-  return config.rest == Rest::kMean ? density + (1.0 - previous) / config.block_kv : density;
+  return reads_means(config.rest) ? density + (1.0 - previous) / config.block_kv : density;
 }
 
 Budget split_budget(double unit, int num_levels) {
@@ -153,11 +153,11 @@ std::vector<PresetEntry> make_presets() {
 
 std::array<float, kMaxLevels> budget_for_density(const Config& config, double density) {
   check_levels_fit(config);
-  const double least = config.rest == Rest::kMean ? 1.0 / config.block_kv : 0.0;
+  const double least = reads_means(config.rest) ? 1.0 / config.block_kv : 0.0;
   if (!(density > least && density <= 1.0)) {
     std::ostringstream text;
     text << "density is " << density << "; allowed: more than " << least
-         << (config.rest == Rest::kMean ? " (the block means alone)" : "") << ", up to 1";
+         << (reads_means(config.rest) ? " (the block means alone)" : "") << ", up to 1";
     throw Error(Status::kInvalidArgument, text.str());
   }
   double low = 0.0;

@@ -23,7 +23,7 @@ struct PresetEntry {
 
 /// Quota budget that reads about `density` of the columns (S-21), the block means of rest = mean
 /// included, in the default split over `config.num_levels` levels. Throws Error(kInvalidArgument)
-/// unless 1/block_kv (rest = mean) or 0 < density <= 1.
+/// unless 1/block_kv (rest = mean, linear) or 0 < density <= 1.
 [[nodiscard]] std::array<float, kMaxLevels> budget_for_density(const Config& config,
                                                                double density);
 

@@ -181,7 +181,8 @@ void Plan::measure(const CallIo& io, LevelMapView levels, Stream stream, RunStat
   }
   const LevelStats measured = measure_levels(geometry_, codes, lengths, nullptr);
   stats->density = measured.density;
-  stats->selection_cost = io.levels != nullptr ? 0.0 : measured.selection_cost;
+  stats->selection_cost =
+      measured.correction_cost + (io.levels != nullptr ? 0.0 : measured.selection_cost);
   stats->blocks = measured.blocks;
 }
 
@@ -214,7 +215,7 @@ void Plan::forward(const CallIo& io, std::span<std::byte> workspace, RunStats* s
                   stream);
   }
   clock.time(&RunStats::attention_ms, [&] {
-    backend_->attention(ctx, {inputs, ws.pyramid, levels, io.out, io.lse});
+    backend_->attention(ctx, {inputs, ws.pyramid, levels, io.out, io.lse, ws.attention_work});
   });
   if (stats != nullptr) measure(io, levels, stream, stats);
 }

@@ -1,7 +1,7 @@
 // SPDX-License-Identifier: Apache-2.0
 
 // Attention stage: one soft-max over the rows of all levels that a query block reads (S-5 to S-8,
-// S-22(a)).
+// S-22(a)), and the first-order term of rest = linear (S-23, first_order.hpp).
 //
 //   in   q [B, Hq, Lq, D], k, v [B, Hkv, Lkv, D], pyramid, levels [B, Hq, Nq, Nk]
 //   out  out [B, Hq, Lq, D] and lse [B, Hq, Lq], in the caller's order
@@ -16,6 +16,9 @@
 // A tile mixes pieces of any length and level, so that pieces of 8 rows or single means cost what
 // their rows cost. Level-1 rows come straight from the caller's tensor through the order's index.
 //
+// With rest = linear the block means come first and fill tiles of their own, which gives their
+// share of each query's sum; an item is then a run of query blocks, whose maps are made together.
+//
 // Cost: 4 * D multiply-adds per query row and row read; scratch 128 * (5 * D + 128) floats or less.
 
 #include <algorithm>
@@ -23,6 +26,7 @@
 #include <cmath>
 #include <numbers>
 
+#include "cpu/first_order.hpp"
 #include "cpu/stages.hpp"
 #include "semantics/pooling.hpp"
 
@@ -238,23 +242,38 @@ class RowStream {
   TileStep step_;
 };
 
-/// One query block: out and lse of its rows.
+/// The first-order term of one query block.
+struct FirstOrder {
+  const Isa& isa;
+  const float* map;
+  const MapScratch& scratch;
+};
+
+/// One query block: out and lse of its rows. `first_order` is null unless rest = linear.
 void attend_block(const HeadTask& task, const core::AttentionParams& params, index_t b, index_t h,
-                  index_t q_block, const AttentionScratch& scratch) {
+                  index_t q_block, const AttentionScratch& scratch, const FirstOrder* first_order) {
   const core::Geometry& g = task.geometry;
   const Range queries = semantics::block_range(q_block, g.config.block_q, g.shape.len_q);
   const PackShape shape{static_cast<int>(queries.size()), static_cast<int>(g.shape.head_dim)};
-  task.kernels.pack_queries(shape,
-                            head_rows(params.inputs.q, params.inputs.q_order, b, h, queries.begin),
-                            scratch.queries);
+  const InputRows query_rows =
+      head_rows(params.inputs.q, params.inputs.q_order, b, h, queries.begin);
+  task.kernels.pack_queries(shape, query_rows, scratch.queries);
   reset_output(shape, scratch.output, scratch.state);
 
   const LevelCode* codes = params.levels.row(b, h, q_block);
   RowStream stream(task, queries, scratch);
-  for (int code = semantics::kFinestLevel; code < kNumLevelCodes; ++code) {
-    stream.read_level(code, codes);
+  if (first_order != nullptr) {
+    stream.read_level(kBlockMean, codes);
+    stream.finish();
+    keep_rest(shape, scratch.state, first_order->scratch);
   }
+  const int end = first_order != nullptr ? kBlockMean : kNumLevelCodes;
+  for (int code = semantics::kFinestLevel; code < end; ++code) stream.read_level(code, codes);
   stream.finish();
+  if (first_order != nullptr) {
+    add_first_order(first_order->isa, shape, query_rows, first_order->map, scratch.state,
+                    first_order->scratch, scratch.output);
+  }
 
   const index_t lse_row = (b * g.shape.heads_q + h) * g.shape.len_q;
   task.kernels.store_output(shape, scratch.output, scratch.state,
@@ -266,10 +285,51 @@ void attend_block(const HeadTask& task, const core::AttentionParams& params, ind
                              .lse = params.lse == nullptr ? nullptr : params.lse + lse_row});
 }
 
+/// A run of query blocks of one head with the first-order term.
+void attend_run(const Isa& isa, const HeadTask& task, const core::AttentionParams& params,
+                const QueryRun& run, const BlockMoments& moments, Ledger& ledger) {
+  const AttentionScratch scratch = carve(ledger, task.geometry, task.kernels.compute);
+  const MapScratch map_scratch = carve_map_scratch(ledger, task.geometry);
+  make_maps(isa, task.geometry, params, run, moments, map_scratch);
+  for (index_t i = run.begin; i < run.end; ++i) {
+    const auto map = static_cast<std::size_t>(i - run.begin);
+    const FirstOrder first_order{isa, map_scratch.maps.at(map), map_scratch};
+    attend_block(task, params, run.b, run.h, i, scratch, &first_order);
+  }
+}
+
+void attention_linear(const Isa& isa, const StageContext& context,
+                      const core::AttentionParams& params) {
+  const core::Geometry& g = context.geometry;
+  Ledger work(params.work);
+  const BlockMoments moments = carve_moments(work, g);
+  const index_t kv_blocks = g.shape.batch * g.shape.heads_kv * g.num_kv_blocks;
+  context.executor.for_each(kv_blocks, [&](index_t item, int worker) {
+    Ledger ledger(context.worker_scratch(worker));
+    const MomentScratch scratch = carve_moment_scratch(ledger, g);
+    const index_t head = item / g.num_kv_blocks;
+    make_moments(isa, g, params.inputs,
+                 {head / g.shape.heads_kv, head % g.shape.heads_kv, item % g.num_kv_blocks},
+                 moments, scratch);
+  });
+  const index_t runs = semantics::ceil_div(g.num_q_blocks, kMapRun);
+  context.executor.for_each(g.shape.batch * g.shape.heads_q * runs, [&](index_t item, int worker) {
+    Ledger ledger(context.worker_scratch(worker));
+    const index_t head = item / runs;
+    const index_t b = head / g.shape.heads_q;
+    const index_t h = head % g.shape.heads_q;
+    const index_t first = item % runs * kMapRun;
+    const HeadTask task = make_head(isa.tiles(g.shape.dtype_q, g.shape.dtype_kv), g, params, b, h);
+    attend_run(isa, task, params, {b, h, first, std::min(first + kMapRun, g.num_q_blocks)}, moments,
+               ledger);
+  });
+}
+
 }  // namespace
 
 void attention(const Isa& isa, const StageContext& context, const core::AttentionParams& params) {
   const core::Geometry& g = context.geometry;
+  if (g.config.rest == Rest::kLinear) return attention_linear(isa, context, params);
   const TileKernels& kernels = isa.tiles(g.shape.dtype_q, g.shape.dtype_kv);
   const index_t items = g.shape.batch * g.shape.heads_q * g.num_q_blocks;
   context.executor.for_each(items, [&](index_t item, int worker) {
@@ -279,13 +339,23 @@ void attention(const Isa& isa, const StageContext& context, const core::Attentio
     const index_t b = head / g.shape.heads_q;
     const index_t h = head % g.shape.heads_q;
     const HeadTask task = make_head(kernels, g, params, b, h);
-    attend_block(task, params, b, h, item % g.num_q_blocks, scratch);
+    attend_block(task, params, b, h, item % g.num_q_blocks, scratch, nullptr);
   });
 }
 
 std::size_t attention_scratch(const Isa& isa, const core::Geometry& geometry) {
   Ledger ledger(nullptr);
   carve(ledger, geometry, isa.tiles(geometry.shape.dtype_q, geometry.shape.dtype_kv).compute);
+  if (geometry.config.rest != Rest::kLinear) return ledger.bytes();
+  carve_map_scratch(ledger, geometry);
+  Ledger moments(nullptr);
+  carve_moment_scratch(moments, geometry);
+  return std::max(ledger.bytes(), moments.bytes());
+}
+
+std::size_t attention_bytes(const core::Geometry& geometry) {
+  Ledger ledger(nullptr);
+  carve_moments(ledger, geometry);
   return ledger.bytes();
 }
 

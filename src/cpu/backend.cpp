@@ -80,6 +80,7 @@ struct Bound {
             .chunk_bytes = kChunkBytes,
             .scratch_bytes = scratch_bytes,
             .cluster_bytes = cluster_bytes,
+            .attention_bytes = attention_bytes,
             .cluster = run_cluster,
             .pyramid = run_pyramid,
             .similarity = run_similarity,

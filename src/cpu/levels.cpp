@@ -65,9 +65,7 @@ struct Row {
   }
 };
 
-LevelCode rest_code(const Config& config) {
-  return config.rest == Rest::kMean ? kBlockMean : kSkip;
-}
+LevelCode rest_code(const Config& config) { return reads_means(config.rest) ? kBlockMean : kSkip; }
 
 float share_of(const Config& config, int level) {
   return config.budget[static_cast<std::size_t>(level - 1)];

@@ -144,6 +144,23 @@ void add(const float* row, int head_dim, float* sum) {
   });
 }
 
+void add_scaled(const float* row, float factor, int count, float* sum) {
+  for_channels(count, [&](auto d, int c) {
+    hn::StoreU(hn::MulAdd(hn::LoadU(d, row + c), hn::Set(d, factor), hn::LoadU(d, sum + c)), d,
+               sum + c);
+  });
+}
+
+void add_scaled_rows(const ScaledRows& rows, int count, float* sum) {
+  for_channels(count, [&](auto d, int c) {
+    auto total = hn::LoadU(d, sum + c);
+    for (int r = 0; r < ScaledRows::kCount; ++r) {
+      total = hn::MulAdd(hn::LoadU(d, rows.row[r] + c), hn::Set(d, rows.factor[r]), total);
+    }
+    hn::StoreU(total, d, sum + c);
+  });
+}
+
 /// Largest logit of kLanes queries over all blocks.
 HWY_INLINE hn::Vec<FloatTag> query_max(const MassTask& task, int column) {
   const FloatTag d;
@@ -212,6 +229,45 @@ void nearest(const NearestTask& task) {
   }
 }
 
+/// Terms of kLanes queries from `query` on, one channel after another.
+class Terms {
+ public:
+  Terms(const TermTask& task, int query)
+      : task_(task), query_(query), share_(hn::LoadU(FloatTag(), task.share + query)) {}
+
+  HWY_INLINE hn::Vec<FloatTag> at(int channel) const {
+    const auto tile = static_cast<std::size_t>(channel / kMaxTileKeys);
+    const std::size_t at = tile * score_floats(task_.shape.rows) +
+                           score_at(task_.shape.rows, channel % kMaxTileKeys, query_);
+    return hn::Mul(hn::LoadU(FloatTag(), task_.terms + at), share_);
+  }
+
+ private:
+  const TermTask& task_;
+  int query_;
+  hn::Vec<FloatTag> share_;
+};
+
+void add_terms(const TermTask& task) {
+  const FloatTag d;
+  const int padded = padded_queries(task.shape.rows);
+  for (int query = 0; query < padded; query += kLanes) {
+    const int begin = query / kGroupQueries * kGroupQueries;
+    const int width = HWY_MIN(kGroupQueries, padded - begin);
+    float* output = task.output + begin * task.shape.head_dim + (query - begin);
+    const Terms terms(task, query);
+    auto zeros = hn::Zero(d);  // NaN where a product was not finite
+    for (int c = 0; c < task.shape.head_dim; ++c) {
+      zeros = hn::MulAdd(terms.at(c), hn::Zero(d), zeros);
+    }
+    const auto finite = hn::Eq(zeros, hn::Zero(d));
+    for (int c = 0; c < task.shape.head_dim; ++c, output += width) {
+      const auto term = hn::IfThenElseZero(finite, terms.at(c));
+      hn::StoreU(hn::Add(hn::LoadU(d, output), term), d, output);
+    }
+  }
+}
+
 #if HWY_TARGET == HWY_AVX3
 inline constexpr const char* kRowIsa = "avx512";
 #elif HWY_TARGET == HWY_AVX2
@@ -227,9 +283,12 @@ extern const RowKernels kRowTable = {
     .load_floats = load_floats,
     .dot = dot,
     .add = add,
+    .add_scaled = add_scaled,
+    .add_scaled_rows = add_scaled_rows,
     .masses = masses,
     .peak_ratios = peak_ratios,
     .nearest = nearest,
+    .add_terms = add_terms,
 };
 
 }  // namespace psa::cpu::HWY_NAMESPACE

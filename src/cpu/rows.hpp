@@ -48,6 +48,21 @@ struct NearestTask {
   std::int32_t* label = nullptr;  ///< [padded tokens], its label
 };
 
+/// Adds share x term to an output; lanes are queries.
+struct TermTask {
+  PackShape shape;
+  const float* terms = nullptr;  ///< [head_dim] rows of S^T, score_floats(rows) per kMaxTileKeys
+  const float* share = nullptr;  ///< [padded queries]
+  float* output = nullptr;       ///< O^T of tile.hpp
+};
+
+/// Rows of floats and their factors; unused places repeat a row with factor 0.
+struct ScaledRows {
+  static constexpr int kCount = 4;
+  const float* row[kCount] = {};
+  float factor[kCount] = {};
+};
+
 struct RowKernels {
   const char* isa;  ///< as in TileKernels
 
@@ -59,11 +74,17 @@ struct RowKernels {
   float (*dot)(const float* a, const float* b, int head_dim);
   /// sum += row.
   void (*add)(const float* row, int head_dim, float* sum);
+  /// sum += factor * row, of any number of floats.
+  void (*add_scaled)(const float* row, float factor, int count, float* sum);
+  /// The same with kCount rows at once, which spares most loads and stores of the sum.
+  void (*add_scaled_rows)(const ScaledRows& rows, int count, float* sum);
   void (*masses)(const MassTask& task);
   /// sum = max - (largest max of the query); total = 1, or 0 for a query that sees nothing.
   void (*peak_ratios)(const MassTask& task);
   /// S-20: a NaN distance counts as +inf, ties keep the lower label.
   void (*nearest)(const NearestTask& task);
+  /// S-23: a query gets nothing unless all of its products are finite.
+  void (*add_terms)(const TermTask& task);
 };
 
 /// The table that goes with the tile kernels of that name, one of all_supported().

@@ -49,8 +49,9 @@ void importance(const Isa& isa, const StageContext& context, const core::Importa
 void levels(const StageContext& context, const core::LevelsParams& params);
 void attention(const Isa& isa, const StageContext& context, const core::AttentionParams& params);
 
-// Bytes of scratch per worker; cluster_bytes is the backend's own entry of that name.
+// Bytes of scratch per worker; cluster_bytes and attention_bytes are the backend's own entries.
 [[nodiscard]] std::size_t cluster_bytes(const core::Geometry& geometry);
+[[nodiscard]] std::size_t attention_bytes(const core::Geometry& geometry);
 [[nodiscard]] std::size_t pyramid_scratch(const core::Geometry& geometry);
 [[nodiscard]] std::size_t similarity_scratch(const core::Geometry& geometry);
 [[nodiscard]] std::size_t importance_scratch(const Isa& isa, const core::Geometry& geometry);

@@ -1,7 +1,7 @@
 // SPDX-License-Identifier: Apache-2.0
 
 // Attention stage: one soft-max over the rows of all levels that a query block reads (S-5 to S-8;
-// S-22(a) for compat = official).
+// S-22(a) for compat = official), and the first-order term of rest = linear (S-23).
 //
 //   in   q [B, Hq, Lq, D], k, v [B, Hkv, Lkv, D], pyramid, levels [B, Hq, Nq, Nk]
 //   out  out [B, Hq, Lq, D] and lse [B, Hq, Lq] (may be null), both in the caller's order
@@ -19,8 +19,11 @@
 #include <cmath>
 #include <vector>
 
+#include "reference/first_order.hpp"
 #include "reference/rows.hpp"
 #include "reference/stages.hpp"
+#include "semantics/blocks.hpp"
+#include "semantics/first_order.hpp"
 #include "semantics/online_softmax.hpp"
 #include "semantics/pooling.hpp"
 
@@ -33,6 +36,7 @@ using semantics::Range;
 struct KvHead {
   std::array<std::vector<Row>, kNumLevelCodes> keys;
   std::array<std::vector<Row>, kNumLevelCodes> values;
+  std::vector<BlockMoments> moments;  // of the KV blocks with a real token; rest = linear only
 };
 
 /// A (pooled) row as a query sees it.
@@ -41,12 +45,14 @@ struct PooledRow {
   const Row* value;
   index_t last_position;
   double bias;
+  bool is_block_mean;
 };
 
 /// A query row that has met the rows that it reads.
 struct AttendedRow {
   Row out;  // [D]
   double lse;
+  double rest_share;  // of the block means in the soft-max
 };
 
 KvHead load_kv_head(const core::Geometry& geometry, const core::AttentionParams& params,
@@ -62,6 +68,11 @@ KvHead load_kv_head(const core::Geometry& geometry, const core::AttentionParams&
     const TensorView v = level_view(geometry, level.rows, level.v);
     head.keys[code] = load_head(k, nullptr, batch, kv_head);
     head.values[code] = load_head(v, nullptr, batch, kv_head);
+  }
+  if (geometry.config.rest == Rest::kLinear) {
+    head.moments =
+        block_moments(head.keys[semantics::kFinestLevel], head.values[semantics::kFinestLevel],
+                      geometry.config.block_kv, key_length(geometry, params.inputs, batch));
   }
   return head;
 }
@@ -83,7 +94,7 @@ std::vector<PooledRow> read_block(const Config& config, const KvHead& head, inde
                                   : semantics::pooled_weight(g, factor, kv_length);
     const auto level = static_cast<std::size_t>(code);
     rows.push_back({&head.keys[level][to_size(g)], &head.values[level][to_size(g)], last,
-                    semantics::pooled_bias(weight)});
+                    semantics::pooled_bias(weight), code == semantics::kBlockMeanCode});
   }
   return rows;
 }
@@ -95,15 +106,33 @@ AttendedRow attend(const Row& query, const std::vector<PooledRow>& visible, doub
     logits.push_back(scale * dot(query, *row.key) + row.bias);
     state.max = std::max(state.max, logits.back());
   }
-  AttendedRow result{Row(query.size(), 0.0), 0.0};
+  AttendedRow result{Row(query.size(), 0.0), 0.0, 0.0};
   for (std::size_t r = 0; r < visible.size(); ++r) {
     const double p = std::exp(logits[r] - state.max);
     state.sum += p;
+    if (visible[r].is_block_mean) result.rest_share += p;
     for (std::size_t c = 0; c < query.size(); ++c) result.out[c] += p * (*visible[r].value)[c];
   }
   for (double& x : result.out) x *= semantics::normaliser(state);
+  result.rest_share *= semantics::normaliser(state);
   result.lse = semantics::log_sum_exp(state);
   return result;
+}
+
+/// S-23. `block` are the rows of query block i; all rows of the head are [Lq][D].
+std::vector<Row> map_of_block(const core::Geometry& geometry, const KvHead& kv_head,
+                              const std::vector<Row>& queries, Range block, const LevelCode* codes,
+                              index_t kv_length) {
+  const Config& config = geometry.config;
+  std::vector<const BlockMoments*> rest;
+  for (std::size_t j = 0; j < kv_head.moments.size(); ++j) {
+    const Range keys = semantics::block_range(static_cast<index_t>(j), config.block_kv, kv_length);
+    const auto visibility =
+        semantics::block_visibility(config.causal, block, keys, geometry.shape.len_q, kv_length);
+    if (semantics::is_in_rest_set(codes[j], visibility)) rest.push_back(&kv_head.moments[j]);
+  }
+  const std::vector<Row> rows(queries.begin() + block.begin, queries.begin() + block.end);
+  return first_order_map(rest, rows, static_cast<double>(geometry.scale));
 }
 
 /// One query head: queries [Lq][D] in working order.
@@ -122,6 +151,10 @@ void attend_head(const core::Geometry& geometry, const core::AttentionParams& pa
       rows.insert(rows.end(), block.begin(), block.end());
     }
     const Range block = semantics::block_range(i, config.block_q, len_q);
+    std::vector<Row> map;
+    if (config.rest == Rest::kLinear) {
+      map = map_of_block(geometry, kv_head, queries, block, codes, kv_length);
+    }
     for (index_t r = block.begin; r < block.end; ++r) {
       const index_t position = semantics::causal_position(r, len_q, kv_length);
       std::vector<PooledRow> visible;
@@ -130,8 +163,11 @@ void attend_head(const core::Geometry& geometry, const core::AttentionParams& pa
           visible.push_back(row);
         }
       }
-      const AttendedRow result =
+      AttendedRow result =
           attend(queries[to_size(r)], visible, static_cast<double>(geometry.scale));
+      if (!map.empty()) {
+        add_first_order(queries[to_size(r)], map, result.rest_share, result.out);
+      }
       const index_t token = token_at(order, r);
       store_row(params.out, batch, head_q, token, result.out);
       if (params.lse == nullptr) continue;

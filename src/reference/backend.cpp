@@ -26,6 +26,7 @@ const core::Backend& backend() {
       .chunk_bytes = kChunkBytes,
       .scratch_bytes = no_bytes,
       .cluster_bytes = no_bytes,
+      .attention_bytes = no_bytes,
       .cluster = cluster,
       .pyramid = pyramid,
       .similarity = similarity,

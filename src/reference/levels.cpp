@@ -40,7 +40,7 @@ struct LevelRow {
   [[nodiscard]] const Config& config() const { return geometry.config; }
   [[nodiscard]] bool is_official() const { return config().compat == Compat::kOfficial; }
   [[nodiscard]] int rest_code() const {
-    return config().rest == Rest::kMean ? semantics::kBlockMeanCode : semantics::kSkipCode;
+    return reads_means(config().rest) ? semantics::kBlockMeanCode : semantics::kSkipCode;
   }
 };
 

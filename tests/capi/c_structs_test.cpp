@@ -30,6 +30,7 @@ static_assert(same(DType::kF32, PSA_F32) && same(DType::kF16, PSA_F16) &&
               same(DType::kBF16, PSA_BF16));
 static_assert(same(DeviceType::kCuda, PSA_CUDA) && same(TextSide::kBack, PSA_TEXT_BACK));
 static_assert(same(LevelRule::kThreshold, PSA_RULE_THRESHOLD) && same(Rest::kMean, PSA_REST_MEAN));
+static_assert(same(Rest::kSkip, PSA_REST_SKIP) && same(Rest::kLinear, PSA_REST_LINEAR));
 static_assert(same(Importance::kSampledMax, PSA_SAMPLED_MAX) &&
               same(Importance::kSampledMass, PSA_SAMPLED_MASS) &&
               same(Importance::kAntidiagonal, PSA_ANTIDIAGONAL) &&

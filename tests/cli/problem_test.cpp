@@ -101,6 +101,13 @@ TEST(Problem, ReadsEverySetting) {
   EXPECT_EQ(c.softmax_scale, 0.25F);
 }
 
+// S-23
+TEST(Problem, KnowsEveryRest) {
+  EXPECT_EQ(parse_problem("h1q512d64 rest=linear").config.rest, Rest::kLinear);
+  EXPECT_EQ(parse_problem("h1q512d64 rest=mean").config.rest, Rest::kMean);
+  EXPECT_EQ(parse_problem("h1q512d64 rest=skip").config.rest, Rest::kSkip);
+}
+
 TEST(Problem, PresetComesFirstWhereverItStands) {
   const Problem p = parse_problem("h1q512d64 rest=mean preset=wan2.1-14b");
   const Config preset = find_preset("wan2.1-14b").config;
@@ -152,7 +159,7 @@ TEST(Problem, NamesTheWordAtFault) {
               AllOf(HasSubstr("block is '48x64'"), HasSubstr("16, 32, 64 or 128")));
   EXPECT_THAT(message_of("h1q16d64 grid=2x3"),
               AllOf(HasSubstr("grid is '2x3'"), HasSubstr("F,H,W")));
-  EXPECT_THAT(message_of("h1q16d64 rest"), HasSubstr("rest=mean|skip"));
+  EXPECT_THAT(message_of("h1q16d64 rest"), HasSubstr("rest=mean|linear|skip"));
   EXPECT_THAT(message_of("h1q16d64 preset=nope"), HasSubstr("balanced"));
 }
 

@@ -26,7 +26,7 @@ double planned_density(const Config& c) {
     density += (upto - last) / (1 << l);
     last = upto;
   }
-  return c.rest == Rest::kMean ? density + (1 - last) / c.block_kv : density;
+  return reads_means(c.rest) ? density + (1 - last) / c.block_kv : density;
 }
 
 TEST(Settings, NamesAreUnique) {
@@ -46,7 +46,7 @@ TEST(Settings, PresetIsFirstAndDensityLast) {
 }
 
 TEST(Settings, DensityIsMetByTheBudget) {
-  for (const Rest rest : {Rest::kMean, Rest::kSkip}) {
+  for (const Rest rest : {Rest::kMean, Rest::kLinear, Rest::kSkip}) {
     for (const int levels : {1, 2, 3, 4, 5}) {
       for (const int block : {16, 128}) {
         for (const double density : {0.08, 0.15, 0.5, 0.9, 1.0}) {

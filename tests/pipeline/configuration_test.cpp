@@ -90,7 +90,12 @@ const BadField kBadFields[] = {
        r.config.compat = Compat::kOfficial;
        r.config.block_kv = 64;
      }},
-    {"rest", "must be skip", [](Request& r) { r.config.compat = Compat::kOfficial; }},
+    {"rest is mean", "must be skip", [](Request& r) { r.config.compat = Compat::kOfficial; }},
+    {"rest is linear", "must be skip",
+     [](Request& r) {
+       r.config.compat = Compat::kOfficial;
+       r.config.rest = Rest::kLinear;
+     }},
 };
 
 TEST(Configuration, NamesTheFieldAtFaultAndWhatIsAllowed) {

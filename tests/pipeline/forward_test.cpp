@@ -190,6 +190,20 @@ TEST(Forward, S21DensityCountsComputedColumns) {
   EXPECT_DOUBLE_EQ(stats.selection_cost, 0.5 / 256);
 }
 
+// The map of the test before; head_dim 8 multiply-adds make a unit, two units a computed column.
+TEST(Forward, S21CorrectionCountsCovariancesMapsAndTheirProducts) {
+  Problem problem;
+  const std::vector<LevelCode> levels{1, 2, 3, 4, 0, 0, 0, 0, 6, 6, 6, 6, 1, 1, 1, 1};
+  const auto cost = [&](Rest rest) {
+    problem.config.rest = rest;
+    return core::measure_levels(problem.geometry(), levels.data(), nullptr, nullptr)
+        .correction_cost;
+  };
+  EXPECT_EQ(cost(Rest::kMean), 0.0);
+  // 64 keys, 4 covariances in one map, 16 rows; each 8 x 8. 64 x 64 columns of 2 x 8.
+  EXPECT_DOUBLE_EQ(cost(Rest::kLinear), (64 + 4 + 16) * 64.0 / (64 * 64 * 16.0));
+}
+
 TEST(Forward, ScheduleListsEveryReadBlockOnceByLevel) {
   Problem problem;
   const core::Geometry g = problem.geometry();

@@ -114,12 +114,12 @@ double realised_density(const Config& config, index_t blocks) {
                static_cast<double>(semantics::pool_factor(l, config.block_kv));
     last = cut;
   }
-  if (config.rest == Rest::kMean) columns += static_cast<double>(blocks - last) / config.block_kv;
+  if (reads_means(config.rest)) columns += static_cast<double>(blocks - last) / config.block_kv;
   return columns / static_cast<double>(blocks);
 }
 
 TEST(Presets, BudgetForDensityReadsThatDensity) {
-  for (const Rest rest : {Rest::kSkip, Rest::kMean}) {
+  for (const Rest rest : {Rest::kSkip, Rest::kMean, Rest::kLinear}) {
     for (const int block_kv : {16, 64, 128}) {
       for (const int levels : {1, 2, 4, 5}) {
         for (const double density : {0.08, 0.15, 0.25, 0.6, 1.0}) {

@@ -72,10 +72,65 @@ TEST_P(EveryBackend, S5ConstantBlocksGiveTheDenseResultAtEveryLevel) {
     }
   }
   const CallResult want = call_plan(make_plan(dense(problem), GetParam()), qkv);
-  const CallResult got = call_plan(make_plan(problem, GetParam()), qkv);
-  EXPECT_LT(relative_l2(got.out, want.out), 3e-6);
-  EXPECT_GT(got.stats.blocks[kBlockMean], 0);
-  for (std::size_t i = 0; i < want.lse.size(); ++i) EXPECT_NEAR(got.lse[i], want.lse[i], 1e-5);
+  for (const Rest rest : {Rest::kMean, Rest::kLinear}) {
+    problem.config.rest = rest;
+    const CallResult got = call_plan(make_plan(problem, GetParam()), qkv);
+    EXPECT_LT(relative_l2(got.out, want.out), 3e-6);
+    EXPECT_GT(got.stats.blocks[kBlockMean], 0);
+    for (std::size_t i = 0; i < want.lse.size(); ++i) EXPECT_NEAR(got.lse[i], want.lse[i], 1e-5);
+  }
+}
+
+/// Random keys, so that blocks of 16 differ little and all the detail is inside of them.
+Problem diffuse_problem(Rest rest) {
+  Problem problem;
+  problem.shape = {1, 2, 1, 64, 512, 16};
+  problem.config.rest = rest;
+  problem.config.num_levels = 1;
+  problem.config.budget = {0.1F, 0.1F, 0.1F, 0.1F, 0.1F};
+  return problem;
+}
+
+// Values that are linear in the keys are what the first-order term is made for; narrow logits keep
+// the exponential linear.
+TEST_P(EveryBackend, S23LinearRestErrsFarLessThanMeansWhereValuesFollowKeys) {
+  const Problem problem = diffuse_problem(Rest::kMean);
+  QkvTensors qkv = random_qkv(problem, 13);
+  for (index_t l = 0; l < 64; ++l) {
+    for (index_t h = 0; h < 2; ++h) {
+      for (index_t c = 0; c < 16; ++c) qkv.q.set(0, h, l, c, 0.3F * qkv.q.get(0, h, l, c));
+    }
+  }
+  for (index_t l = 0; l < 512; ++l) {
+    for (index_t c = 0; c < 16; ++c) {
+      qkv.v.set(0, 0, l, c, qkv.k.get(0, 0, l, c) - 2.0F * qkv.k.get(0, 0, l, (c + 1) % 16));
+    }
+  }
+  const CallResult want = call_plan(make_plan(dense(problem), GetParam()), qkv);
+  const CallResult mean = call_plan(make_plan(problem, GetParam()), qkv);
+  const CallResult linear = call_plan(make_plan(diffuse_problem(Rest::kLinear), GetParam()), qkv);
+  EXPECT_EQ(linear.levels, mean.levels);
+  EXPECT_EQ(linear.stats.density, mean.stats.density);
+  EXPECT_LT(3 * relative_l2(linear.out, want.out), relative_l2(mean.out, want.out));
+  // S-21: the term costs the same where the map is given and nothing is estimated.
+  const CallResult given = call_plan(make_plan(diffuse_problem(Rest::kLinear), GetParam()), qkv,
+                                     {.levels = linear.levels});
+  EXPECT_GT(given.stats.selection_cost, 0.0);
+  EXPECT_DOUBLE_EQ(given.stats.selection_cost,
+                   linear.stats.selection_cost - mean.stats.selection_cost);
+}
+
+TEST_P(EveryBackend, S23KeysThatAreEqualInsideABlockHaveNoFirstOrderTerm) {
+  QkvTensors qkv = random_qkv(diffuse_problem(Rest::kMean), 14);
+  for (index_t l = 0; l < 512; ++l) {
+    for (index_t c = 0; c < 16; ++c) {
+      qkv.k.set(0, 0, l, c, qkv.k.get(0, 0, l / 16 * 16, c));
+    }
+  }
+  const CallResult mean = call_plan(make_plan(diffuse_problem(Rest::kMean), GetParam()), qkv);
+  const CallResult linear = call_plan(make_plan(diffuse_problem(Rest::kLinear), GetParam()), qkv);
+  EXPECT_GT(linear.stats.blocks[kBlockMean], 0);
+  EXPECT_LT(relative_l2(linear.out, mean.out), 1e-6);
 }
 
 TEST_P(EveryBackend, S6ConstantValuesComeBack) {
@@ -91,16 +146,20 @@ TEST_P(EveryBackend, S6ConstantValuesComeBack) {
 TEST_P(EveryBackend, TwoRunsGiveTheSameBitsOnAnyNumberOfThreads) {
   for (const Reorder reorder : kOrders) {
     for (const DType dtype : {DType::kF32, DType::kBF16}) {
-      Problem problem = small_video(reorder);
-      problem.shape.dtype_q = problem.shape.dtype_kv = problem.shape.dtype_out = dtype;
-      QkvTensors qkv = random_qkv(problem, 4);
-      core::PlanOptions options = GetParam();
-      const CallResult first = call_plan(make_plan(problem, options), qkv);
-      options.num_threads = 1;
-      const CallResult second = call_plan(make_plan(problem, options), qkv);
-      EXPECT_EQ(first.levels, second.levels);
-      EXPECT_TRUE(first.out.buffer().has_same_bytes(second.out.buffer()));
-      EXPECT_EQ(first.lse, second.lse);
+      for (const Rest rest : {Rest::kMean, Rest::kLinear}) {
+        Problem problem = small_video(reorder);
+        problem.config.rest = rest;
+        problem.shape.dtype_q = problem.shape.dtype_kv = problem.shape.dtype_out = dtype;
+        QkvTensors qkv = random_qkv(problem, 4);
+        core::PlanOptions options = GetParam();
+        options.num_threads = 3;
+        const CallResult first = call_plan(make_plan(problem, options), qkv);
+        options.num_threads = 1;
+        const CallResult second = call_plan(make_plan(problem, options), qkv);
+        EXPECT_EQ(first.levels, second.levels);
+        EXPECT_TRUE(first.out.buffer().has_same_bytes(second.out.buffer()));
+        EXPECT_EQ(first.lse, second.lse);
+      }
     }
   }
 }
@@ -153,6 +212,7 @@ TEST_P(EveryBackend, NaNInAQueryStaysInItsRow) {
                                       Importance::kSampledMax, Importance::kAntidiagonal}) {
     Problem problem = small_video(Reorder::kNone);
     problem.config.importance = importance;
+    problem.config.rest = Rest::kLinear;  // whose map belongs to all rows of a block
     QkvTensors qkv = random_qkv(problem, 8);
     qkv.q.set(0, 1, 100, 5, nan);
     const CallResult got = call_plan(make_plan(problem, GetParam()), qkv);
@@ -171,6 +231,7 @@ TEST_P(EveryBackend, FiniteInputsNeverGiveNaN) {
   for (const float magnitude : {1e-30F, 1.0F, 1e4F, 1e15F}) {
     for (const DType dtype : {DType::kF32, DType::kBF16}) {
       Problem problem = small_video();
+      problem.config.rest = dtype == DType::kF32 ? Rest::kLinear : Rest::kMean;
       problem.shape.dtype_q = problem.shape.dtype_kv = problem.shape.dtype_out = dtype;
       QkvTensors qkv = random_qkv(problem, 9);
       for (index_t l = 0; l < 219; ++l) {

@@ -84,6 +84,7 @@ struct ReadRow {
   const std::vector<Real>* k;
   const std::vector<Real>* v;
   Real bias;
+  bool is_block_mean;
 };
 
 /// R of S-6 for query row r; `codes` [Nk].
@@ -104,32 +105,117 @@ std::vector<ReadRow<Real>> rows_read(const core::Geometry& g, const KvRows<Real>
       const index_t end = std::min(begin + factor, block_end);
       if (config.causal && end - 1 > position) continue;
       const std::size_t row = at(begin / factor);
-      read.push_back(
-          {&kv.k[code][row], &kv.v[code][row], std::log(static_cast<Real>(end - begin))});
+      read.push_back({&kv.k[code][row], &kv.v[code][row], std::log(static_cast<Real>(end - begin)),
+                      code == kBlockMean});
     }
   }
   return read;
 }
 
-/// Output of one query; the return value is its log-sum-exp.
 template <typename Real>
-Real soft_max(const std::vector<Real>& query, const std::vector<ReadRow<Real>>& read, Real scale,
-              DType probabilities, std::vector<Real>& out) {
+struct SoftMax {
+  Real lse;
+  Real mean_share;  // of the block means
+};
+
+/// Output of one query.
+template <typename Real>
+SoftMax<Real> soft_max(const std::vector<Real>& query, const std::vector<ReadRow<Real>>& read,
+                       Real scale, DType probabilities, std::vector<Real>& out) {
   std::fill(out.begin(), out.end(), Real(0));
   std::vector<Real> logits;
   logits.reserve(read.size());
   for (const ReadRow<Real>& row : read) logits.push_back(scale * dot(query, *row.k) + row.bias);
-  if (logits.empty()) return kNothing<Real>;
+  if (logits.empty()) return {kNothing<Real>, 0};
   const Real largest = *std::max_element(logits.begin(), logits.end());
   Real sum = 0;
+  Real mean_sum = 0;
   for (std::size_t i = 0; i < read.size(); ++i) {
     const Real p = std::exp(logits[i] - largest);
     sum += p;
+    if (read[i].is_block_mean) mean_sum += p;
     const Real weight = rounded(p, probabilities);
     for (std::size_t c = 0; c < out.size(); ++c) out[c] += weight * (*read[i].v)[c];
   }
   for (Real& x : out) x /= sum;
-  return largest + std::log(sum);
+  return {largest + std::log(sum), mean_sum / sum};
+}
+
+/// Mean and covariance of keys and values [begin, end), and the spread of the keys (S-23).
+template <typename Real>
+struct Moments {
+  std::vector<Real> k_mean;
+  std::vector<Real> v_mean;
+  Matrix<Real> covariance;
+  Real spread = 0;
+  Real n;
+
+  Moments(const Matrix<Real>& k, const Matrix<Real>& v, index_t begin, index_t end)
+      : k_mean(k[0].size()),
+        v_mean(k[0].size()),
+        covariance(k[0].size(), std::vector<Real>(k[0].size())),
+        n(static_cast<Real>(end - begin)) {
+    const std::size_t dim = k_mean.size();
+    for (std::size_t j = at(begin); j < at(end); ++j) {
+      for (std::size_t c = 0; c < dim; ++c) {
+        k_mean[c] += k[j][c] / n;
+        v_mean[c] += v[j][c] / n;
+      }
+    }
+    for (std::size_t j = at(begin); j < at(end); ++j) {
+      for (std::size_t c = 0; c < dim; ++c) {
+        const Real key = k[j][c] - k_mean[c];
+        spread += key * key / n;
+        for (std::size_t e = 0; e < dim; ++e) covariance[c][e] += key * (v[j][e] - v_mean[e]) / n;
+      }
+    }
+  }
+};
+
+/// Moments of the rest set of query block i; `codes` [Nk], n valid keys.
+template <typename Real>
+std::vector<Moments<Real>> rest_set(const core::Geometry& g, const KvRows<Real>& kv,
+                                    const LevelCode* codes, index_t i, index_t n) {
+  std::vector<Moments<Real>> rest;
+  const index_t block = g.config.block_kv;
+  const index_t first_position = i * g.config.block_q + n - g.shape.len_q;
+  for (index_t j = 0; j * block < n; ++j) {
+    const index_t end = std::min((j + 1) * block, n);
+    if (codes[j] != kBlockMean || (g.config.causal && end - 1 > first_position)) continue;
+    rest.emplace_back(kv.k[1], kv.v[1], j * block, end);
+  }
+  return rest;
+}
+
+/// M of S-23 for the query rows [begin, end); empty: no term.
+template <typename Real>
+Matrix<Real> first_order_map(const std::vector<Moments<Real>>& rest, const Matrix<Real>& queries,
+                             index_t begin, index_t end, Real scale) {
+  const std::size_t dim = queries[0].size();
+  std::vector<Real> mean(dim);
+  Real norm2 = 0;
+  const auto rows = static_cast<Real>(end - begin);
+  for (std::size_t r = at(begin); r < at(end); ++r) {
+    norm2 += dot(queries[r], queries[r]) / rows;
+    for (std::size_t c = 0; c < dim; ++c) mean[c] += queries[r][c] / rows;
+  }
+  Real total = 0;
+  Real spread = 0;
+  Matrix<Real> map(dim, std::vector<Real>(dim));
+  for (const Moments<Real>& block : rest) {
+    const Real weight = block.n * std::exp(scale * dot(mean, block.k_mean));
+    total += weight;
+    spread += weight * block.spread;
+    for (std::size_t c = 0; c < dim; ++c) {
+      for (std::size_t e = 0; e < dim; ++e) map[c][e] += weight * block.covariance[c][e];
+    }
+  }
+  if (rest.empty()) return map;
+  const Real damping = 1 / (1 + scale * scale * norm2 * (spread / total) / static_cast<Real>(dim));
+  for (std::vector<Real>& row : map) {
+    for (Real& x : row) x *= damping * scale / total;
+  }
+  return map;
 }
 
 template <typename Real>
@@ -148,12 +234,25 @@ AttentionValues attention_formula(const core::Geometry& g, const core::Inputs& i
       const std::int32_t* order = in.q_order.of(b, h);
       const Matrix<Real> queries = head_of<Real>(in.q, order, b, h);
       std::vector<Real> out(at(s.head_dim));
+      Matrix<Real> map;  // of the query block
       for (index_t r = 0; r < s.len_q; ++r) {
-        const index_t map_row = (b * s.heads_q + h) * g.num_q_blocks + r / g.config.block_q;
-        const auto read =
-            rows_read(g, kv, levels.data() + map_row * g.num_kv_blocks, r, in.kv_length(b));
-        const Real lse =
-            soft_max(queries[at(r)], read, static_cast<Real>(g.scale), probabilities, out);
+        const index_t i = r / g.config.block_q;
+        const LevelCode* codes =
+            levels.data() + ((b * s.heads_q + h) * g.num_q_blocks + i) * g.num_kv_blocks;
+        const auto scale = static_cast<Real>(g.scale);
+        const auto read = rows_read(g, kv, codes, r, in.kv_length(b));
+        const auto [lse, mean_share] = soft_max(queries[at(r)], read, scale, probabilities, out);
+        if (g.config.rest == Rest::kLinear) {
+          if (r % g.config.block_q == 0) {
+            map = first_order_map(rest_set(g, kv, codes, i, in.kv_length(b)), queries, r,
+                                  std::min(r + g.config.block_q, s.len_q), scale);
+          }
+          for (std::size_t c = 0; c < out.size(); ++c) {
+            for (std::size_t e = 0; e < out.size(); ++e) {
+              out[e] += mean_share * queries[at(r)][c] * map[c][e];
+            }
+          }
+        }
         const index_t token = (b * s.heads_q + h) * s.len_q + (order == nullptr ? r : order[r]);
         result.lse.data[at(token)] = static_cast<double>(lse);
         for (index_t c = 0; c < s.head_dim; ++c) {

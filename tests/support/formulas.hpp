@@ -17,7 +17,7 @@ struct AttentionValues {
   Values lse;  // [B, Hq, Lq, 1]
 };
 
-/// S-5 to S-8 in double, out not rounded.
+/// S-5 to S-8, and S-23 with rest = linear, in double, out not rounded. Inputs must be finite.
 [[nodiscard]] AttentionValues exact_attention(const core::Geometry& geometry,
                                               const core::Inputs& inputs,
                                               const core::KvPyramid& pyramid,

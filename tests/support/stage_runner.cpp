@@ -211,6 +211,8 @@ AttentionResult StageRunner::attention(const core::Inputs& inputs, Pyramid& pyra
   AttentionResult result{
       Tensor({s.batch, s.heads_q, s.len_q, s.head_dim}, s.dtype_out, options_.out_layout), {}};
   GuardedBuffer lse(bytes_for(s.batch * s.heads_q * s.len_q, sizeof(float)));
+  GuardedBuffer work(geometry_.config.rest == Rest::kLinear ? backend_.attention_bytes(geometry_)
+                                                            : 0);
   const LevelMapView view{map.data(), s.batch, s.heads_q, geometry_.num_q_blocks,
                           geometry_.num_kv_blocks};
   run([&](const core::StageContext& context, DeviceCopies& copies) {
@@ -219,11 +221,13 @@ AttentionResult StageRunner::attention(const core::Inputs& inputs, Pyramid& pyra
     backend_.attention(
         context, {copies.in(inputs, s), on_device(copies, pyramid.levels(), /*is_output=*/false),
                   device_view, copies.out(result.out.view()),
-                  copies.out(lse.as<float>(), s.batch * s.heads_q * s.len_q)});
+                  copies.out(lse.as<float>(), s.batch * s.heads_q * s.len_q),
+                  copies.out(work.data(), static_cast<index_t>(work.size()))});
   });
   EXPECT_TRUE(result.out.buffer().is_intact()) << "written outside out";
   EXPECT_TRUE(result.out.has_untouched_gaps()) << "written between the rows of out";
   EXPECT_TRUE(lse.is_intact()) << "written outside lse";
+  EXPECT_TRUE(work.is_intact()) << "written outside the work memory";
   EXPECT_TRUE(pyramid.is_intact()) << "written outside the pyramid";
   EXPECT_EQ(map, levels) << "the level map was modified";
   result.lse = contents<float>(lse);

@@ -192,6 +192,7 @@ const core::Backend& walled_backend() {
       .chunk_bytes = 64,  // a chunk for each query block of most tests
       .scratch_bytes = no_bytes,
       .cluster_bytes = no_bytes,
+      .attention_bytes = no_bytes,
       .cluster = run_later<&Backend::cluster, core::ClusterParams>,
       .pyramid = run_later<&Backend::pyramid, core::PyramidParams>,
       .similarity = run_later<&Backend::similarity, core::SimilarityParams>,

@@ -46,7 +46,7 @@ std::string introduction(const Config& config) {
   const std::string means =
       config.num_levels > 1 ? ", what matters less as means of " + pool_factors(config) + " tokens"
                             : "";
-  const bool keeps_rest = config.rest == Rest::kMean;
+  const bool keeps_rest = reads_means(config.rest);
   return paragraph(
       "lead",
       "Attention compares every token with every other one, so its cost grows with the square of "

@@ -21,7 +21,8 @@ constexpr index_t kMaxInt = std::numeric_limits<std::int32_t>::max();
 
 constexpr Words<LevelRule, 2> kRules{
     {{"quota", LevelRule::kQuota}, {"threshold", LevelRule::kThreshold}}};
-constexpr Words<Rest, 2> kRests{{{"mean", Rest::kMean}, {"skip", Rest::kSkip}}};
+constexpr Words<Rest, 3> kRests{
+    {{"mean", Rest::kMean}, {"linear", Rest::kLinear}, {"skip", Rest::kSkip}}};
 constexpr Words<Importance, 5> kImportances{{{"pooled_lse", Importance::kPooledLse},
                                              {"sampled_max", Importance::kSampledMax},
                                              {"sampled_mass", Importance::kSampledMass},
@@ -178,8 +179,8 @@ constexpr std::array kSelection{
     Setting{"levels", "", "N", "use N levels (pool factors 1, 2, 4, 8, 16)",
             SettingGroup::kSelection, apply_levels,
             [](const Problem&, const Problem&) { return Text(); }},
-    Setting{"rest", "", "mean|skip",
-            "other blocks: read their mean (default) or skip them (the paper)",
+    Setting{"rest", "", "mean|linear|skip",
+            "other blocks: mean (default), mean and first-order term, or nothing (the paper)",
             SettingGroup::kSelection,
             [](Problem& p, const std::string& label, std::string_view text) {
               p.config.rest = parse_word({label, text}, kRests);

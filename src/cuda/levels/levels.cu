@@ -414,7 +414,7 @@ RowParams make_params(const StageContext& context, const core::LevelsParams& par
   p.num_levels = g.config.num_levels;
   p.min_full_blocks = g.config.min_full_blocks;
   p.causal = g.config.causal;
-  p.rest = g.config.rest == Rest::kMean ? kBlockMean : kSkip;
+  p.rest = reads_means(g.config.rest) ? kBlockMean : kSkip;
   return p;
 }
 

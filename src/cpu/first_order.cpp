@@ -1,0 +1,284 @@
+// SPDX-License-Identifier: Apache-2.0
+#include "cpu/first_order.hpp"
+
+#include <algorithm>
+#include <cmath>
+#include <limits>
+
+#include "semantics/first_order.hpp"
+
+namespace psa::cpu {
+namespace {
+
+using semantics::Range;
+
+/// Floats of each map that stay in the first-level cache while all covariances are added to them.
+constexpr int kMapPiece = 512;
+
+int head_dim_of(const core::Geometry& g) { return static_cast<int>(g.shape.head_dim); }
+
+std::size_t map_floats(const core::Geometry& g) {
+  return output_floats(head_dim_of(g), head_dim_of(g));
+}
+
+/// Moments of one KV head, of its block 0.
+BlockMoments head_moments(const core::Geometry& g, const BlockMoments& all, index_t b, index_t h) {
+  const index_t first = (b * g.shape.heads_kv + h) * g.num_kv_blocks;
+  return {all.key_mean + first * g.shape.head_dim,
+          all.covariance + first * static_cast<index_t>(map_floats(g)), all.key_spread + first};
+}
+
+/// Subtracts the mean of `count` rows from them.
+void centre(const RowKernels& kernels, int count, int dim, float* rows, float* mean) {
+  std::fill_n(mean, dim, 0.0F);
+  for (int r = 0; r < count; ++r) kernels.add(rows + r * dim, dim, mean);
+  kernels.store_mean(mean, static_cast<float>(count), dim, DType::kF32, mean);
+  for (int r = 0; r < count; ++r) kernels.add_scaled(mean, -1.0F, dim, rows + r * dim);
+}
+
+/// Channels [first, first + columns) of rows, as `accumulate` reads probabilities.
+void lay_out_operand(const float* rows, int count, int dim, int first, int columns, float* to) {
+  const int padded = padded_queries(columns);
+  for (int begin = 0; begin < columns; begin += kGroupQueries) {
+    const int width = std::min(kGroupQueries, padded - begin);
+    const int real = std::min(width, columns - begin);
+    for (int r = 0; r < count; ++r) {
+      float* at = to + begin * kMaxTileKeys + r * width;
+      std::copy_n(rows + r * dim + first + begin, real, at);
+      std::fill_n(at + real, width - real, 0.0F);
+    }
+  }
+}
+
+/// Mean of the rows that qualify, in scratch.mean, and mean of their squared lengths (NaN: none).
+float mean_query(const Isa& isa, const PackShape& shape, const InputRows& queries,
+                 const MapScratch& scratch) {
+  const int dim = shape.head_dim;
+  isa.rows->load_floats(queries, shape.rows, dim, scratch.rows);
+  std::fill_n(scratch.mean, dim, 0.0F);
+  float norm2_sum = 0.0F;
+  int count = 0;
+  for (int r = 0; r < shape.rows; ++r) {
+    const float* row = scratch.rows + r * dim;
+    const float norm2 = isa.rows->dot(row, row, dim);
+    if (!semantics::is_finite_float(norm2)) continue;
+    isa.rows->add(row, dim, scratch.mean);
+    norm2_sum += norm2;
+    ++count;
+  }
+  const auto rows = static_cast<float>(count);
+  isa.rows->store_mean(scratch.mean, rows, dim, DType::kF32, scratch.mean);
+  return norm2_sum / rows;
+}
+
+/// Logits of the rest set of a query block at its mean query, -inf outside of the set.
+void rest_logits(const Isa& isa, const core::Geometry& g, const LevelCode* codes, Range queries,
+                 index_t kv_length, const BlockMoments& head, const float* query, float* logits) {
+  const int dim = head_dim_of(g);
+  for (index_t j = 0; j < g.num_kv_blocks; ++j) {
+    const Range keys = semantics::block_range(j, g.config.block_kv, kv_length);
+    const auto visibility =
+        semantics::block_visibility(g.config.causal, queries, keys, g.shape.len_q, kv_length);
+    logits[j] = semantics::is_in_rest_set(codes[j], visibility)
+                    ? g.scale * isa.rows->dot(query, head.key_mean + j * dim, dim)
+                    : -std::numeric_limits<float>::infinity();
+  }
+}
+
+/// Logits become the factors of the covariances in M. Those hold n times the covariance, which is
+/// the n of the weight.
+void logits_to_weights(const core::Geometry& g, index_t kv_length, const float* key_spread,
+                       float query_norm2, float* weights) {
+  float max = -std::numeric_limits<float>::infinity();
+  for (index_t j = 0; j < g.num_kv_blocks; ++j) max = std::max(max, weights[j]);
+  float sum = 0.0F;
+  float spread_sum = 0.0F;
+  for (index_t j = 0; j < g.num_kv_blocks; ++j) {
+    const bool has_weight = weights[j] != -std::numeric_limits<float>::infinity();
+    weights[j] = has_weight ? std::exp(weights[j] - max) : 0.0F;
+    if (weights[j] == 0.0F) continue;  // nobody may have written the spread
+    const auto tokens =
+        static_cast<float>(semantics::block_range(j, g.config.block_kv, kv_length).size());
+    sum += tokens * weights[j];
+    spread_sum += tokens * weights[j] * key_spread[j];
+  }
+  if (sum == 0.0F) return;
+  const float damping =
+      semantics::first_order_damping(g.scale, query_norm2, spread_sum / sum, head_dim_of(g));
+  for (index_t j = 0; j < g.num_kv_blocks; ++j) weights[j] *= damping * g.scale / sum;
+}
+
+/// The covariances [first, first + kCount) with their weights, from float `piece` on. Blocks
+/// without weight are left out: they may hold NaN, or nothing that was ever written. Null rows:
+/// none is left.
+ScaledRows weighted_covariances(const BlockMoments& head, const float* weights, Range blocks,
+                                index_t floats, int piece) {
+  ScaledRows rows;
+  int used = 0;
+  for (index_t j = blocks.begin; j < blocks.end; ++j) {
+    if (weights[j] == 0.0F) continue;
+    rows.row[used] = head.covariance + j * floats + piece;
+    rows.factor[used++] = weights[j];
+  }
+  std::fill(rows.row + used, rows.row + ScaledRows::kCount, rows.row[0]);
+  return rows;
+}
+
+/// maps = sums over the blocks of weight x covariance.
+void sum_covariances(const Isa& isa, const core::Geometry& g, const BlockMoments& head,
+                     std::size_t count, const MapScratch& scratch) {
+  const auto floats = static_cast<int>(map_floats(g));
+  for (int piece = 0; piece < floats; piece += kMapPiece) {
+    const int size = std::min(kMapPiece, floats - piece);
+    for (std::size_t i = 0; i < count; ++i) std::fill_n(scratch.maps[i] + piece, size, 0.0F);
+    for (index_t j = 0; j < g.num_kv_blocks; j += ScaledRows::kCount) {
+      const Range blocks{j, std::min<index_t>(j + ScaledRows::kCount, g.num_kv_blocks)};
+      for (std::size_t i = 0; i < count; ++i) {
+        const ScaledRows rows =
+            weighted_covariances(head, scratch.weights[i], blocks, floats, piece);
+        if (rows.row[0] != nullptr) isa.rows->add_scaled_rows(rows, size, scratch.maps[i] + piece);
+      }
+    }
+  }
+}
+
+/// Rows [first, first + count) of the transposed map as a key tile.
+void load_map(const float* map, int dim, int first, int count, float* tile) {
+  const int padded = padded_queries(dim);
+  for (int c = 0; c < count; ++c) {
+    for (int begin = 0; begin < dim; begin += kGroupQueries) {
+      const int width = std::min(kGroupQueries, padded - begin);
+      std::copy_n(map + begin * dim + (first + c) * width, std::min(width, dim - begin),
+                  tile + c * dim + begin);
+    }
+  }
+}
+
+/// Sum of the rest's exponentials relative to the maximum of all rows.
+void finish_rest_sums(const PackShape& shape, const SoftmaxState& state,
+                      const MapScratch& scratch) {
+  for (int q = 0; q < padded_queries(shape.rows); ++q) {
+    if (scratch.rest_sum[q] == 0.0F) continue;
+    scratch.rest_sum[q] *= std::exp2(scratch.rest_max_log2[q] - state.max_log2[q]);
+  }
+}
+
+}  // namespace
+
+BlockMoments carve_moments(Ledger& ledger, const core::Geometry& g) {
+  const auto blocks = static_cast<std::size_t>(g.shape.batch * g.shape.heads_kv * g.num_kv_blocks);
+  BlockMoments moments;
+  moments.key_mean = ledger.take<float>(blocks * static_cast<std::size_t>(g.shape.head_dim));
+  moments.covariance = ledger.take<float>(blocks * map_floats(g));
+  moments.key_spread = ledger.take<float>(blocks);
+  return moments;
+}
+
+MomentScratch carve_moment_scratch(Ledger& ledger, const core::Geometry& g) {
+  const auto dim = static_cast<std::size_t>(g.shape.head_dim);
+  const std::size_t rows = dim * static_cast<std::size_t>(g.config.block_kv);
+  MomentScratch s{};
+  s.keys = ledger.take<float>(rows);
+  s.values = ledger.take<float>(rows);
+  s.mean = ledger.take<float>(dim);
+  s.operand = ledger.take<float>(score_floats(std::min(head_dim_of(g), kMaxQueries)));
+  s.ones = ledger.take<float>(kMaxQueries);
+  return s;
+}
+
+MapScratch carve_map_scratch(Ledger& ledger, const core::Geometry& g) {
+  const int dim = head_dim_of(g);
+  const auto channels = static_cast<std::size_t>(dim);
+  const auto queries = static_cast<std::size_t>(padded_queries(g.config.block_q));
+  const auto tiles = static_cast<std::size_t>(semantics::ceil_div(dim, kMaxTileKeys));
+  MapScratch s{};
+  for (float*& map : s.maps) map = ledger.take<float>(map_floats(g));
+  for (float*& w : s.weights) w = ledger.take<float>(static_cast<std::size_t>(g.num_kv_blocks));
+  s.rows = ledger.take<float>(static_cast<std::size_t>(g.config.block_q) * channels);
+  s.mean = ledger.take<float>(channels);
+  s.queries = ledger.take<float>(queries * channels);
+  s.tile = ledger.take<float>(static_cast<std::size_t>(kMaxTileKeys) * channels);
+  s.terms = ledger.take<float>(tiles * score_floats(g.config.block_q));
+  s.rest_max_log2 = ledger.take<float>(queries);
+  s.rest_sum = ledger.take<float>(queries);
+  return s;
+}
+
+void make_moments(const Isa& isa, const core::Geometry& g, const core::Inputs& inputs,
+                  const KvBlock& block, const BlockMoments& moments, const MomentScratch& scratch) {
+  const auto [b, h, j] = block;
+  const Range tokens = semantics::block_range(j, g.config.block_kv, inputs.kv_length(b));
+  const auto count = static_cast<int>(tokens.size());
+  if (count == 0) return;
+  const int dim = head_dim_of(g);
+  const BlockMoments head = head_moments(g, moments, b, h);
+  isa.rows->load_floats(head_rows(inputs.k, inputs.kv_order, b, h, tokens.begin), count, dim,
+                        scratch.keys);
+  isa.rows->load_floats(head_rows(inputs.v, inputs.kv_order, b, h, tokens.begin), count, dim,
+                        scratch.values);
+  centre(*isa.rows, count, dim, scratch.keys, head.key_mean + j * dim);
+  centre(*isa.rows, count, dim, scratch.values, scratch.mean);
+  head.key_spread[j] =
+      isa.rows->dot(scratch.keys, scratch.keys, count * dim) / static_cast<float>(count);
+
+  std::fill_n(scratch.ones, kMaxQueries, 1.0F);
+  float* covariance = head.covariance + j * static_cast<index_t>(map_floats(g));
+  std::fill_n(covariance, map_floats(g), 0.0F);
+  TileStep step;
+  step.keys = count;
+  step.value_tile = scratch.values;
+  step.scores = scratch.operand;
+  step.state.rescale = scratch.ones;
+  for (int first = 0; first < dim; first += kMaxQueries) {
+    step.shape = {std::min(kMaxQueries, dim - first), dim};
+    step.output = covariance + first * dim;
+    lay_out_operand(scratch.keys, count, dim, first, step.shape.rows, scratch.operand);
+    isa.f32->accumulate(step);
+  }
+}
+
+void make_maps(const Isa& isa, const core::Geometry& g, const core::AttentionParams& params,
+               const QueryRun& run, const BlockMoments& moments, const MapScratch& scratch) {
+  const core::Inputs& in = params.inputs;
+  const index_t kv_length = in.kv_length(run.b);
+  const BlockMoments head = head_moments(g, moments, run.b, run.h / g.heads_per_kv());
+  for (index_t i = run.begin; i < run.end; ++i) {
+    const Range queries = semantics::block_range(i, g.config.block_q, g.shape.len_q);
+    const PackShape shape{static_cast<int>(queries.size()), head_dim_of(g)};
+    const float norm2 =
+        mean_query(isa, shape, head_rows(in.q, in.q_order, run.b, run.h, queries.begin), scratch);
+    float* weights = scratch.weights.at(static_cast<std::size_t>(i - run.begin));
+    rest_logits(isa, g, params.levels.row(run.b, run.h, i), queries, kv_length, head, scratch.mean,
+                weights);
+    logits_to_weights(g, kv_length, head.key_spread, norm2, weights);
+  }
+  sum_covariances(isa, g, head, static_cast<std::size_t>(run.end - run.begin), scratch);
+}
+
+void keep_rest(const PackShape& shape, const SoftmaxState& state, const MapScratch& scratch) {
+  const int queries = padded_queries(shape.rows);
+  std::copy_n(state.max_log2, queries, scratch.rest_max_log2);
+  std::copy_n(state.sum, queries, scratch.rest_sum);
+}
+
+void add_first_order(const Isa& isa, const PackShape& shape, const InputRows& queries,
+                     const float* map, const SoftmaxState& state, const MapScratch& scratch,
+                     float* output) {
+  finish_rest_sums(shape, state, scratch);
+  isa.f32->pack_queries(shape, queries, scratch.queries);
+  TileStep step;
+  step.shape = shape;
+  step.queries = scratch.queries;
+  step.key_tile = scratch.tile;
+  step.scores = scratch.terms;
+  for (int first = 0; first < shape.head_dim; first += kMaxTileKeys) {
+    step.keys = std::min(kMaxTileKeys, shape.head_dim - first);
+    load_map(map, shape.head_dim, first, step.keys, scratch.tile);
+    isa.f32->scores(step, /*accumulate=*/false);
+    step.scores += score_floats(shape.rows);
+  }
+  isa.rows->add_terms(
+      {.shape = shape, .terms = scratch.terms, .share = scratch.rest_sum, .output = output});
+}
+
+}  // namespace psa::cpu

@@ -1,0 +1,84 @@
+// SPDX-License-Identifier: Apache-2.0
+#pragma once
+
+// The first-order term of rest = linear (S-23), a part of the attention stage:
+//
+//   block_moments   per KV block: mean of the keys, spread, n x covariance of keys and values
+//   make_maps       per run of query blocks: M, the weighted sum of the covariances of the rest set
+//   add_first_order per query block: O^T += share of the rest x (q M)
+//
+// All in float whatever the types of q, k and v. Covariances and maps are stored transposed and cut
+// into groups of 64 key channels, as `accumulate` of tile.hpp writes them.
+//
+// Cost: D * D multiply-adds per KV token, per block mean read and per query row. A run of query
+// blocks reads each covariance once, because the cache's bandwidth and not the sums is the limit.
+
+#include <array>
+
+#include "cpu/stages.hpp"
+
+namespace psa::cpu {
+
+/// Query blocks whose maps are summed at once: one work item of the attention stage.
+inline constexpr index_t kMapRun = 4;
+
+/// Of all KV heads, [B, Hkv, Nk] each.
+struct BlockMoments {
+  float* key_mean = nullptr;    ///< [D]
+  float* covariance = nullptr;  ///< [output_floats(D, D)], times the tokens of the block
+  float* key_spread = nullptr;  ///< mean of |k - mean|^2
+};
+
+/// What a worker needs to make moments.
+struct MomentScratch {
+  float* keys;     ///< [block_kv, D], then less their mean
+  float* values;   ///< the same
+  float* mean;     ///< [D], of the values
+  float* operand;  ///< keys as an operand of `accumulate`
+  float* ones;     ///< [kMaxQueries]
+};
+
+/// What a worker needs to make maps and to add their terms.
+struct MapScratch {
+  std::array<float*, kMapRun> maps;     ///< [output_floats(D, D)] each
+  std::array<float*, kMapRun> weights;  ///< [Nk] each
+  float* rows;                          ///< [block_q, D]
+  float* mean;                          ///< [D]
+  float* queries;                       ///< query pack in float
+  float* tile;                          ///< key tile in float: rows of M, transposed
+  float* terms;                         ///< q M, one S^T for each kMaxTileKeys channels
+  float* rest_max_log2;                 ///< [queries], state of the soft-max after the rest
+  float* rest_sum;                      ///< [queries]
+};
+
+BlockMoments carve_moments(Ledger& ledger, const core::Geometry& geometry);
+MomentScratch carve_moment_scratch(Ledger& ledger, const core::Geometry& geometry);
+MapScratch carve_map_scratch(Ledger& ledger, const core::Geometry& geometry);
+
+/// A KV block of all KV heads of a call: block j of KV head h of batch element b.
+struct KvBlock {
+  index_t b, h, j;
+};
+
+void make_moments(const Isa& isa, const core::Geometry& geometry, const core::Inputs& inputs,
+                  const KvBlock& block, const BlockMoments& moments, const MomentScratch& scratch);
+
+/// Query blocks [begin, end) of a head, at most kMapRun.
+struct QueryRun {
+  index_t b, h, begin, end;
+};
+
+/// Fills scratch.maps.
+void make_maps(const Isa& isa, const core::Geometry& geometry, const core::AttentionParams& params,
+               const QueryRun& run, const BlockMoments& moments, const MapScratch& scratch);
+
+/// Keeps what the soft-max holds, when it has met the block means and nothing else.
+void keep_rest(const PackShape& shape, const SoftmaxState& state, const MapScratch& scratch);
+
+/// Adds the term to the output of a query pack that has met all of its rows. `queries` are the rows
+/// of the pack, `map` one of scratch.maps.
+void add_first_order(const Isa& isa, const PackShape& shape, const InputRows& queries,
+                     const float* map, const SoftmaxState& state, const MapScratch& scratch,
+                     float* output);
+
+}  // namespace psa::cpu

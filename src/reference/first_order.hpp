@@ -1,0 +1,34 @@
+// SPDX-License-Identifier: Apache-2.0
+#pragma once
+
+// The first-order term of rest = linear (S-23), a part of the attention stage.
+
+#include <vector>
+
+#include "core/backend.hpp"
+#include "reference/rows.hpp"
+
+namespace psa::reference {
+
+/// What the term needs of a KV block.
+struct BlockMoments {
+  Row key_mean;                 // [D]
+  std::vector<Row> covariance;  // [D of the key][D of the value]
+  double key_spread;            // mean of |k - mean|^2
+  index_t tokens;
+};
+
+/// keys and values [Lkv][D] in working order; only blocks with a real token.
+[[nodiscard]] std::vector<BlockMoments> block_moments(const std::vector<Row>& keys,
+                                                      const std::vector<Row>& values,
+                                                      index_t block_kv, index_t kv_length);
+
+/// The map M of a query block, [D][D]; zeros where the clause has no term. `rest` are the moments
+/// of its rest set, `queries` its real rows.
+[[nodiscard]] std::vector<Row> first_order_map(const std::vector<const BlockMoments*>& rest,
+                                               const std::vector<Row>& queries, double scale);
+
+/// out += share * (query M), unless a number of query M is not finite.
+void add_first_order(const Row& query, const std::vector<Row>& map, double share, Row& out);
+
+}  // namespace psa::reference
