@@ -17,7 +17,7 @@ import subprocess
 import sys
 import tempfile
 
-from selection_table import commit, machine
+from selection_table import write_results
 
 MODEL = "models/shapes"
 # (seed, prompt); none of them is shown in the demo.
@@ -115,11 +115,7 @@ def main():
         rows = measure(args, pathlib.Path(folder))
     print_table(rows)
     if args.json:
-        report = {"machine": machine(args.psa), "commit": commit(), "model": MODEL,
-                  "steps": args.steps, "command": " ".join(["python3"] + sys.argv), "rows": rows}
-        with open(args.json, "w", encoding="utf-8") as file:
-            json.dump(report, file, indent=1)
-            file.write("\n")
+        write_results(args, {"model": MODEL, "steps": args.steps}, rows)
 
 
 if __name__ == "__main__":

@@ -47,6 +47,15 @@ def commit():
     return found.stdout.strip()
 
 
+def write_results(args, facts, rows):
+    """Rows with what they were made from and on, to args.json."""
+    report = {"machine": machine(args.psa), "commit": commit(), **facts,
+              "command": " ".join(["python3"] + sys.argv), "rows": rows}
+    with open(args.json, "w", encoding="utf-8") as file:
+        json.dump(report, file, indent=1)
+        file.write("\n")
+
+
 def print_table(rows):
     columns = list(itertools.product(BLOCKS, RESTS))
     print("| order | estimator | " + " | ".join(f"{b}, {r}" for b, r in columns) + " |")
@@ -69,12 +78,7 @@ def main():
         rows.append(compare(args.psa, args.density, *case))
     print_table(rows)
     if args.json:
-        report = {"machine": machine(args.psa), "commit": commit(), "input": INPUT,
-                  "density": args.density, "command": " ".join(["python3"] + sys.argv),
-                  "rows": rows}
-        with open(args.json, "w", encoding="utf-8") as file:
-            json.dump(report, file, indent=1)
-            file.write("\n")
+        write_results(args, {"input": INPUT, "density": args.density}, rows)
 
 
 if __name__ == "__main__":

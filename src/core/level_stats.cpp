@@ -1,7 +1,9 @@
 // SPDX-License-Identifier: Apache-2.0
 #include "core/level_stats.hpp"
 
+#include <array>
 #include <string>
+#include <vector>
 
 #include "core/geometry.hpp"
 #include "psa/error.hpp"
@@ -17,6 +19,11 @@ struct PairCost {
   double computed_columns;  ///< rows x pooled rows
   double selection_macs;    ///< of the estimator, in units of head_dim
 };
+
+/// Whether maps of this plan may hold `code`.
+bool is_known(const Config& config, LevelCode code) {
+  return code <= config.num_levels || (reads_means(config.rest) && code == kBlockMean);
+}
 
 index_t pooled_count(const Geometry& g, index_t kv_block, LevelCode code, index_t kv_length) {
   const bool official = g.config.compat == Compat::kOfficial;
@@ -45,18 +52,55 @@ double estimator_macs(const Config& config, index_t rows, index_t tokens) {
   return 0.0;
 }
 
-PairCost pair_cost(const Geometry& g, index_t q_block, index_t kv_block, LevelCode code,
-                   index_t kv_length) {
-  const Range queries = semantics::block_range(q_block, g.config.block_q, g.shape.len_q);
-  const Range keys = semantics::block_range(kv_block, g.config.block_kv, kv_length);
-  const auto visibility =
-      semantics::block_visibility(g.config.causal, queries, keys, g.shape.len_q, kv_length);
-  if (visibility == semantics::Visibility::kHidden) return {0, 0, 0};
-  const auto rows = static_cast<double>(queries.size());
-  return {rows * static_cast<double>(keys.size()),
-          rows * static_cast<double>(pooled_count(g, kv_block, code, kv_length)),
-          is_dense(g.config) ? 0.0 : estimator_macs(g.config, queries.size(), keys.size())};
+/// A KV block as every query block and head of a batch element meets it.
+struct KvBlock {
+  Range keys;
+  std::array<double, kNumLevelCodes> columns;  ///< pooled rows by level code
+};
+
+std::vector<KvBlock> kv_blocks(const Geometry& g, index_t kv_length) {
+  std::vector<KvBlock> blocks;
+  for (index_t j = 0; j < g.num_kv_blocks; ++j) {
+    KvBlock block{semantics::block_range(j, g.config.block_kv, kv_length), {}};
+    for (std::size_t code = 0; code < block.columns.size(); ++code) {
+      if (!is_known(g.config, static_cast<LevelCode>(code))) continue;
+      block.columns.at(code) =
+          static_cast<double>(pooled_count(g, j, static_cast<LevelCode>(code), kv_length));
+    }
+    blocks.push_back(block);
+  }
+  return blocks;
 }
+
+/// Pairs of one query block; a map has hundreds of thousands, so what they share is kept.
+class QueryBlock {
+ public:
+  QueryBlock(const Geometry& g, index_t q_block, index_t kv_length)
+      : g_(g),
+        kv_length_(kv_length),
+        queries_(semantics::block_range(q_block, g.config.block_q, g.shape.len_q)),
+        whole_block_macs_(selection_macs(g.config.block_kv)) {}
+
+  [[nodiscard]] PairCost cost_of(const KvBlock& block, LevelCode code) const {
+    const index_t tokens = block.keys.size();
+    const auto visibility = semantics::block_visibility(g_.config.causal, queries_, block.keys,
+                                                        g_.shape.len_q, kv_length_);
+    if (visibility == semantics::Visibility::kHidden) return {0, 0, 0};
+    const auto rows = static_cast<double>(queries_.size());
+    return {rows * static_cast<double>(tokens), rows * block.columns[code],
+            tokens == g_.config.block_kv ? whole_block_macs_ : selection_macs(tokens)};
+  }
+
+ private:
+  [[nodiscard]] double selection_macs(index_t tokens) const {
+    return is_dense(g_.config) ? 0.0 : estimator_macs(g_.config, queries_.size(), tokens);
+  }
+
+  const Geometry& g_;
+  index_t kv_length_;
+  Range queries_;
+  double whole_block_macs_;
+};
 
 /// Multiply-adds of S-23 in units of head_dim: the covariances of the blocks once per KV head, and
 /// for each query block their weighted sum and its product with the rows.
@@ -81,11 +125,6 @@ class CorrectionMacs {
   const Geometry& g_;
 };
 
-/// Whether maps of this plan may hold `code`.
-bool is_known(const Config& config, LevelCode code) {
-  return code <= config.num_levels || (reads_means(config.rest) && code == kBlockMean);
-}
-
 double ratio(double part, double whole) { return whole > 0.0 ? part / whole : 0.0; }
 
 }  // namespace
@@ -98,6 +137,7 @@ LevelStats measure_levels(const Geometry& geometry, const LevelCode* levels,
   double macs = 0;
   double correction = 0;
   const CorrectionMacs correction_macs(geometry);
+  std::vector<KvBlock> blocks;  // of the batch element
   const index_t rows = geometry.shape.batch * geometry.shape.heads_q * geometry.num_q_blocks;
   for (index_t row = 0; row < rows; ++row) {
     const index_t batch = row / geometry.num_q_blocks / geometry.shape.heads_q;
@@ -105,13 +145,15 @@ LevelStats measure_levels(const Geometry& geometry, const LevelCode* levels,
     PairCost sum{0, 0, 0};
     index_t means = 0;
     if (row % (geometry.num_q_blocks * geometry.shape.heads_q) == 0) {
+      blocks = kv_blocks(geometry, kv_length);
       correction += correction_macs.of_keys(kv_length);
     }
-    for (index_t j = 0; j < geometry.num_kv_blocks; ++j) {
-      const LevelCode code = levels[row * geometry.num_kv_blocks + j];
+    const QueryBlock query_block(geometry, row % geometry.num_q_blocks, kv_length);
+    for (std::size_t j = 0; j < blocks.size(); ++j) {
+      const LevelCode code = levels[row * geometry.num_kv_blocks + static_cast<index_t>(j)];
       ++stats.blocks.at(code);
       if (code == kBlockMean) ++means;
-      const PairCost cost = pair_cost(geometry, row % geometry.num_q_blocks, j, code, kv_length);
+      const PairCost cost = query_block.cost_of(blocks[j], code);
       sum.all_columns += cost.all_columns;
       sum.computed_columns += cost.computed_columns;
       sum.selection_macs += cost.selection_macs;

@@ -127,8 +127,11 @@ TEST(Generation, RefusesWhatItCannotSample) {
   request.warmup_steps = 7;
   EXPECT_THAT(refusal(request), AllOf(HasSubstr("7"), HasSubstr("0 to 6")));
   request = golden.request();
-  request.dense_layers = {0, 2};
-  EXPECT_THAT(refusal(request), AllOf(HasSubstr("2"), HasSubstr("0 to 1")));
+  for (const index_t layer : {index_t{2}, index_t{-1}, index_t{1} << 32}) {
+    request = golden.request();
+    request.dense_layers = {0, layer};
+    EXPECT_THAT(refusal(request), AllOf(HasSubstr(std::to_string(layer)), HasSubstr("0 to 1")));
+  }
   request = golden.request();
   request.size[1] = 9;
   EXPECT_THAT(refusal(request), AllOf(HasSubstr("height"), HasSubstr("9")));

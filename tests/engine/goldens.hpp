@@ -7,6 +7,7 @@
 #include <cmath>
 #include <cstddef>
 #include <filesystem>
+#include <limits>
 #include <span>
 #include <string>
 #include <string_view>
@@ -45,6 +46,17 @@ class Golden {
   io::SafetensorsFile file_;
   Config dense_ = dense_config();
 };
+
+/// The prediction of a model, which must write all of it.
+inline std::vector<float> run(WanTransformer& model, const ForwardInputs& inputs,
+                              const AttentionObserver& observer = {}) {
+  const auto [frames, height, width] = inputs.size;
+  std::vector<float> out(
+      static_cast<std::size_t>(model.config().out_channels * frames * height * width),
+      std::numeric_limits<float>::quiet_NaN());
+  model.forward(inputs, out, observer);
+  return out;
+}
 
 /// A PSA configuration for the short sequences of the goldens.
 inline Config sparse_config() {

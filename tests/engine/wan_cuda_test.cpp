@@ -6,7 +6,6 @@
 
 #include <cstddef>
 #include <cstdint>
-#include <limits>
 #include <memory>
 #include <string_view>
 #include <vector>
@@ -31,16 +30,6 @@ constexpr double kBudget = 1e-2;                      // of bf16, docs/numerics.
 std::unique_ptr<WanTransformer> load(std::string_view name) {
   return WanTransformer::load(golden_folder(name),
                               {.compute = DType::kBF16, .backend = DeviceType::kCuda});
-}
-
-std::vector<float> run(WanTransformer& model, const ForwardInputs& inputs,
-                       const AttentionObserver& observer = {}) {
-  const auto [frames, height, width] = inputs.size;
-  std::vector<float> out(
-      static_cast<std::size_t>(model.config().out_channels * frames * height * width),
-      std::numeric_limits<float>::quiet_NaN());
-  model.forward(inputs, out, observer);
-  return out;
 }
 
 TEST_F(WanOnCuda, DenseForwardIsThatOfDiffusers) {

@@ -9,7 +9,6 @@
 #include <cmath>
 #include <cstddef>
 #include <functional>
-#include <limits>
 #include <memory>
 #include <span>
 #include <string>
@@ -31,16 +30,6 @@ using testing::HasSubstr;
 constexpr const char* kSingle = "wan_single_f32";
 constexpr const char* kSharded = "wan_sharded_bf16";
 constexpr const char* kWeights = "diffusion_pytorch_model.safetensors";
-
-std::vector<float> run(WanTransformer& model, const ForwardInputs& inputs,
-                       const AttentionObserver& observer = {}) {
-  const auto [frames, height, width] = inputs.size;
-  std::vector<float> out(
-      static_cast<std::size_t>(model.config().out_channels * frames * height * width),
-      std::numeric_limits<float>::quiet_NaN());
-  model.forward(inputs, out, observer);
-  return out;
-}
 
 std::unique_ptr<WanTransformer> load(std::string_view name, DType compute, int threads = 2) {
   return WanTransformer::load(golden_folder(name), {.compute = compute, .num_threads = threads});

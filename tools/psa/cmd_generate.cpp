@@ -116,17 +116,14 @@ Problem attention_problem(const CallOptions& options, const engine::GenerationDe
 }
 
 /// "6,7", or "none"; not given: what the model recommends. generate() knows how many there are.
-std::vector<int> dense_layers_of(const std::string& given,
-                                 const engine::GenerationDefaults& defaults) {
-  std::vector<int> layers;
-  if (given.empty()) {
-    const std::vector<index_t> recommended = defaults.dense_layers.value_or(std::vector<index_t>{});
-    layers.assign(recommended.begin(), recommended.end());
-  } else if (given != "none") {
-    for (const std::string_view layer : split(given, ',')) {
-      layers.push_back(static_cast<int>(
-          parse_integer({"a layer of --dense-layers", layer}, 0, std::numeric_limits<int>::max())));
-    }
+std::vector<index_t> dense_layers_of(const std::string& given,
+                                     const engine::GenerationDefaults& defaults) {
+  if (given.empty()) return defaults.dense_layers.value_or(std::vector<index_t>{});
+  std::vector<index_t> layers;
+  if (given == "none") return layers;
+  for (const std::string_view layer : split(given, ',')) {
+    layers.push_back(parse_integer({"a layer of --dense-layers", layer}, 0,
+                                   std::numeric_limits<index_t>::max()));
   }
   return layers;
 }

@@ -90,7 +90,7 @@ std::string dense_parts_text(const GenerationRun& run) {
   if (run.warmup_steps > 0) text = std::to_string(run.warmup_steps) + " first steps";
   if (!run.dense_layers.empty()) {
     std::vector<std::string> layers;
-    for (const int layer : run.dense_layers) layers.push_back(std::to_string(layer));
+    for (const index_t layer : run.dense_layers) layers.push_back(std::to_string(layer));
     text += (text.empty() ? "layers " : " and layers ") + join(layers, ", ");
   }
   return text.empty() ? text : text + " with dense attention";

@@ -32,7 +32,7 @@ struct GenerationRun {
   VideoGrid grid{};
   int steps = 0;
   int warmup_steps = 0;
-  std::vector<int> dense_layers;
+  std::vector<index_t> dense_layers;
   std::uint64_t seed = 0;
   double guidance = 1;
   std::string compute;  ///< f32 or bf16

@@ -29,7 +29,7 @@ void check(const WanConfig& model, const GenerationRequest& request) {
            "; allowed are 0 to " + std::to_string(request.steps) + ", the number of steps");
   }
   if (!std::isfinite(request.guidance)) reject("guidance is not a finite number");
-  for (const int layer : request.dense_layers) {
+  for (const index_t layer : request.dense_layers) {
     if (layer < 0 || layer >= model.num_layers) {
       reject("a dense layer is " + std::to_string(layer) + "; allowed are 0 to " +
              std::to_string(model.num_layers - 1) + ", the layers of the model");
@@ -40,7 +40,7 @@ void check(const WanConfig& model, const GenerationRequest& request) {
 /// Of each layer, in the steps after the warm-up.
 std::vector<Config> layer_attention(const WanConfig& model, const GenerationRequest& request) {
   std::vector<Config> layers(static_cast<std::size_t>(model.num_layers), request.attention);
-  for (const int layer : request.dense_layers) {
+  for (const index_t layer : request.dense_layers) {
     layers[static_cast<std::size_t>(layer)] = dense_config();
   }
   return layers;

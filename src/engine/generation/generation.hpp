@@ -25,7 +25,7 @@ struct GenerationRequest {
   /// is carried through all others.
   int warmup_steps = 0;
   /// Layers that run dense attention in every step; each 0..layers - 1.
-  std::vector<int> dense_layers;
+  std::vector<index_t> dense_layers;
 };
 
 /// One step, both branches together.
