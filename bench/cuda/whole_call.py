@@ -57,6 +57,10 @@ ROWS = (
      {"density": .10, "reorder": "gilbert"}, None),
     ("wan-720p means .15, gilbert", WAN720, "structured",
      {"density": .15, "reorder": "gilbert"}, None),
+    ("wan-720p linear .10, gilbert", WAN720, "structured",
+     {"density": .10, "num_levels": 1, "rest": "linear", "reorder": "gilbert"}, None),
+    ("wan-480p linear .10, gilbert", WAN480, "structured",
+     {"density": .10, "num_levels": 1, "rest": "linear", "reorder": "gilbert"}, None),
 )
 
 

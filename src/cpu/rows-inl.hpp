@@ -256,13 +256,9 @@ void add_terms(const TermTask& task) {
     const int width = HWY_MIN(kGroupQueries, padded - begin);
     float* output = task.output + begin * task.shape.head_dim + (query - begin);
     const Terms terms(task, query);
-    auto zeros = hn::Zero(d);  // NaN where a product was not finite
-    for (int c = 0; c < task.shape.head_dim; ++c) {
-      zeros = hn::MulAdd(terms.at(c), hn::Zero(d), zeros);
-    }
-    const auto finite = hn::Eq(zeros, hn::Zero(d));
     for (int c = 0; c < task.shape.head_dim; ++c, output += width) {
-      const auto term = hn::IfThenElseZero(finite, terms.at(c));
+      auto term = terms.at(c);
+      term = hn::IfThenElseZero(hn::IsFinite(term), term);
       hn::StoreU(hn::Add(hn::LoadU(d, output), term), d, output);
     }
   }

@@ -83,7 +83,7 @@ struct RowKernels {
   void (*peak_ratios)(const MassTask& task);
   /// S-20: a NaN distance counts as +inf, ties keep the lower label.
   void (*nearest)(const NearestTask& task);
-  /// S-23: a query gets nothing unless all of its products are finite.
+  /// S-23: products that are not finite count as 0.
   void (*add_terms)(const TermTask& task);
 };
 

@@ -9,6 +9,7 @@
 
 #include "cuda/backend.hpp"
 #include "cuda/device_memory.hpp"
+#include "cuda/first_order/first_order.hpp"
 #include "cuda/launch.cuh"
 #include "cuda/stages.hpp"
 #include "psa/config.hpp"
@@ -91,7 +92,6 @@ const char* why_not_any(const core::Geometry& g) {
   if (g.config.reorder == Reorder::kKMeans || g.config.reorder == Reorder::kHybrid) {
     return "the orders kmeans and hybrid are computed by the cpu backend only";
   }
-  if (g.config.rest == Rest::kLinear) return "rest = linear is computed on the CPU only today";
   if (g.config.compat == Compat::kOfficial) {
     return "compat = official is computed by the cpu backend only";
   }
@@ -137,7 +137,7 @@ constexpr core::Backend make_table(
           .chunk_bytes = kChunkBytes,
           .scratch_bytes = scratch_bytes,
           .cluster_bytes = no_bytes,
-          .attention_bytes = no_bytes,
+          .attention_bytes = first_order_bytes,
           .cluster = nullptr,  // why_not_any
           .pyramid = pyramid,
           .similarity = similarity,

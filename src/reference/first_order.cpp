@@ -113,8 +113,9 @@ void add_first_order(const Row& query, const std::vector<Row>& map, double share
   for (std::size_t d = 0; d < query.size(); ++d) {
     for (std::size_t c = 0; c < query.size(); ++c) term[c] += query[d] * map[d][c];
   }
-  if (!is_finite(term)) return;
-  for (std::size_t c = 0; c < query.size(); ++c) out[c] += share * term[c];
+  for (std::size_t c = 0; c < query.size(); ++c) {
+    if (semantics::is_finite_float(term[c])) out[c] += share * term[c];
+  }
 }
 
 }  // namespace psa::reference

@@ -297,9 +297,6 @@ TEST(CudaPolicy, WhatOnlyTheCpuComputesIsRefused) {
     Problem clustered = with_head_dim(64);
     clustered.config.reorder = Reorder::kKMeans;
     EXPECT_THAT(reason(*table, clustered), ::testing::HasSubstr("kmeans"));
-    Problem linear = with_head_dim(64);
-    linear.config.rest = Rest::kLinear;  // S-23
-    EXPECT_THAT(reason(*table, linear), ::testing::HasSubstr("rest = linear"));
     Problem official = with_head_dim(64);
     official.config.block_q = official.config.block_kv = 128;
     official.config.rest = Rest::kSkip;

@@ -171,7 +171,7 @@ TEST_P(CudaPipeline, S9MapsNearlyAlwaysEqualThoseOfTheReference) {
 
 TEST_P(CudaPipeline, S13UserScoresGiveTheMapOfTheReference) {
   for (const LevelRule rule : {LevelRule::kQuota, LevelRule::kThreshold}) {
-    for (const Rest rest : {Rest::kSkip, Rest::kMean}) {
+    for (const Rest rest : {Rest::kSkip, Rest::kMean, Rest::kLinear}) {
       Problem problem = typed(video(Importance::kUserScores));
       problem.config.similarity_cap.reset();
       problem.config.rule = rule;

@@ -187,10 +187,18 @@ std::vector<Moments<Real>> rest_set(const core::Geometry& g, const KvRows<Real>&
   return rest;
 }
 
-/// M of S-23 for the query rows [begin, end); empty: no term.
+/// x with the significant bits of `dtype`, and any exponent.
+template <typename Real>
+Real rounded_in_unit(Real x, DType dtype) {
+  int exponent = 0;
+  const Real fraction = std::frexp(x, &exponent);
+  return std::ldexp(rounded(fraction, dtype), exponent);
+}
+
+/// M of S-23 for the query rows [begin, end), its parts rounded to `dtype`; empty: no term.
 template <typename Real>
 Matrix<Real> first_order_map(const std::vector<Moments<Real>>& rest, const Matrix<Real>& queries,
-                             index_t begin, index_t end, Real scale) {
+                             index_t begin, index_t end, Real scale, DType dtype) {
   const std::size_t dim = queries[0].size();
   std::vector<Real> mean(dim);
   Real norm2 = 0;
@@ -206,14 +214,17 @@ Matrix<Real> first_order_map(const std::vector<Moments<Real>>& rest, const Matri
     const Real weight = block.n * std::exp(scale * dot(mean, block.k_mean));
     total += weight;
     spread += weight * block.spread;
+    const Real factor = rounded_in_unit(weight, dtype);
     for (std::size_t c = 0; c < dim; ++c) {
-      for (std::size_t e = 0; e < dim; ++e) map[c][e] += weight * block.covariance[c][e];
+      for (std::size_t e = 0; e < dim; ++e) {
+        map[c][e] += factor * rounded_in_unit(block.covariance[c][e], dtype);
+      }
     }
   }
   if (rest.empty()) return map;
   const Real damping = 1 / (1 + scale * scale * norm2 * (spread / total) / static_cast<Real>(dim));
   for (std::vector<Real>& row : map) {
-    for (Real& x : row) x *= damping * scale / total;
+    for (Real& x : row) x = rounded_in_unit(x, dtype) * damping * scale / total;
   }
   return map;
 }
@@ -221,7 +232,8 @@ Matrix<Real> first_order_map(const std::vector<Moments<Real>>& rest, const Matri
 template <typename Real>
 AttentionValues attention_formula(const core::Geometry& g, const core::Inputs& in,
                                   const core::KvPyramid& pyramid,
-                                  const std::vector<LevelCode>& levels, DType probabilities) {
+                                  const std::vector<LevelCode>& levels, DType probabilities,
+                                  DType maps) {
   const ProblemShape& s = g.shape;
   AttentionValues result;
   result.out.shape = {s.batch, s.heads_q, s.len_q, s.head_dim};
@@ -245,7 +257,7 @@ AttentionValues attention_formula(const core::Geometry& g, const core::Inputs& i
         if (g.config.rest == Rest::kLinear) {
           if (r % g.config.block_q == 0) {
             map = first_order_map(rest_set(g, kv, codes, i, in.kv_length(b)), queries, r,
-                                  std::min(r + g.config.block_q, s.len_q), scale);
+                                  std::min(r + g.config.block_q, s.len_q), scale, maps);
           }
           for (std::size_t c = 0; c < out.size(); ++c) {
             for (std::size_t e = 0; e < out.size(); ++e) {
@@ -436,13 +448,14 @@ Values importance_formula(const core::Geometry& g, const core::Inputs& in,
 AttentionValues exact_attention(const core::Geometry& geometry, const core::Inputs& inputs,
                                 const core::KvPyramid& pyramid,
                                 const std::vector<LevelCode>& levels) {
-  return attention_formula<double>(geometry, inputs, pyramid, levels, DType::kF32);
+  return attention_formula<double>(geometry, inputs, pyramid, levels, DType::kF32, DType::kF32);
 }
 
 AttentionValues plain_attention(const core::Geometry& geometry, const core::Inputs& inputs,
                                 const core::KvPyramid& pyramid,
-                                const std::vector<LevelCode>& levels, DType probabilities) {
-  return attention_formula<float>(geometry, inputs, pyramid, levels, probabilities);
+                                const std::vector<LevelCode>& levels, DType probabilities,
+                                DType maps) {
+  return attention_formula<float>(geometry, inputs, pyramid, levels, probabilities, maps);
 }
 
 Values exact_importance(const core::Geometry& geometry, const core::Inputs& inputs,

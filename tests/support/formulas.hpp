@@ -24,12 +24,14 @@ struct AttentionValues {
                                               const std::vector<LevelCode>& levels);
 
 /// The same in float; `probabilities`: what e^s is rounded to before it multiplies the values
-/// (kBF16 where a backend multiplies in bf16). out is rounded to its storage type.
+/// (kBF16 where a backend multiplies in bf16); `maps`: what covariances, weights and maps of S-23
+/// are rounded to, each number in a unit of its own. out is rounded to its storage type.
 [[nodiscard]] AttentionValues plain_attention(const core::Geometry& geometry,
                                               const core::Inputs& inputs,
                                               const core::KvPyramid& pyramid,
                                               const std::vector<LevelCode>& levels,
-                                              DType probabilities = DType::kF32);
+                                              DType probabilities = DType::kF32,
+                                              DType maps = DType::kF32);
 
 /// S-9 to S-12, before sharing: [B, Hq, Nq, Nk].
 [[nodiscard]] Values exact_importance(const core::Geometry& geometry, const core::Inputs& inputs,

@@ -9,6 +9,7 @@
 
 #include "cuda/attention/kernel_sm80.cuh"
 #include "cuda/attention/params.hpp"
+#include "cuda/first_order/first_order.hpp"
 #include "cuda/launch.cuh"
 #include "cuda/stages.hpp"
 
@@ -53,33 +54,43 @@ void launch(const StageContext& context, const AttentionParams& params) {
   check_launch("attention (sm_80)");
 }
 
-template <typename Element>
+template <typename Element, bool kFirstOrder>
 void launch_for_shape(const StageContext& context, const AttentionParams& params) {
   const bool is_tall = params.block_q > 64;
   if (params.head_dim > 128) {
-    launch<sm80::Variant<Element, 256, 64>>(context, params);
+    launch<sm80::Variant<Element, 256, 64, kFirstOrder>>(context, params);
   } else if (params.head_dim > 64) {
     if (is_tall) {
-      launch<sm80::Variant<Element, 128, 128>>(context, params);
+      launch<sm80::Variant<Element, 128, 128, kFirstOrder>>(context, params);
     } else {
-      launch<sm80::Variant<Element, 128, 64>>(context, params);
+      launch<sm80::Variant<Element, 128, 64, kFirstOrder>>(context, params);
     }
   } else if (is_tall) {
-    launch<sm80::Variant<Element, 64, 128>>(context, params);
+    launch<sm80::Variant<Element, 64, 128, kFirstOrder>>(context, params);
   } else {
-    launch<sm80::Variant<Element, 64, 64>>(context, params);
+    launch<sm80::Variant<Element, 64, 64, kFirstOrder>>(context, params);
+  }
+}
+
+template <typename Element>
+void launch_for_rest(const StageContext& context, const AttentionParams& params) {
+  if (params.map != nullptr) {
+    launch_for_shape<Element, true>(context, params);
+  } else {
+    launch_for_shape<Element, false>(context, params);
   }
 }
 
 }  // namespace
 
 void attention_sm80(const StageContext& context, const core::AttentionParams& params) {
+  if (context.geometry.config.rest == Rest::kLinear) make_first_order_maps(context, params);
   const AttentionParams device_params = make_attention_params(context, params);
   switch (context.geometry.shape.dtype_q) {
     case DType::kF16:
-      return launch_for_shape<__half>(context, device_params);
+      return launch_for_rest<__half>(context, device_params);
     case DType::kBF16:
-      return launch_for_shape<__nv_bfloat16>(context, device_params);
+      return launch_for_rest<__nv_bfloat16>(context, device_params);
     case DType::kF32:
       break;
   }

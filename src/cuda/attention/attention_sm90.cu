@@ -5,6 +5,7 @@
 #include <algorithm>
 
 #include "cuda/attention/kernel_sm90.cuh"
+#include "cuda/first_order/first_order.hpp"
 #include "cuda/grid.hpp"
 #include "cuda/launch.cuh"
 #include "cuda/stages.hpp"
@@ -15,11 +16,12 @@ namespace {
 /// A traits type, because nvcc 13.0 refuses values of class type as arguments of kernel templates.
 /// Slots fill the 227 KB of a CTA. A value slot is needed again sooner after it becomes empty than
 /// a key slot, so the odd one is for values.
-template <DType kDType, int kHeadDimension>
+template <DType kDType, int kHeadDimension, bool kFirstOrder>
 struct Traits {
   using Element = typename ElementOf<kDType>::Type;
   static constexpr int kHeadDim = kHeadDimension;
   static constexpr int kTileKv = 128;
+  static constexpr bool kHasFirstOrder = kFirstOrder;  // rest = linear
   static constexpr int kKeyStages = kHeadDim == 128 ? 2 : 4;
   static constexpr int kValueStages = kHeadDim == 128 ? 3 : 4;
 };
@@ -33,9 +35,9 @@ int multiprocessors() {
   return count;
 }
 
-template <DType kDType, int kHeadDim>
+template <DType kDType, int kHeadDim, bool kFirstOrder>
 void launch(const StageContext& context, const AttentionParams& p) {
-  using Variant = Traits<kDType, kHeadDim>;
+  using Variant = Traits<kDType, kHeadDim, kFirstOrder>;
   constexpr std::size_t kSharedBytes = sm90::shared_bytes<Variant>();
   static_assert(kSharedBytes <= 227 * 1024);
   const auto items = static_cast<int>(grid_of(index_t{p.batch} * p.heads_q * p.num_q_blocks));
@@ -48,12 +50,21 @@ void launch(const StageContext& context, const AttentionParams& p) {
   check_launch("attention_sm90");
 }
 
-template <DType kDType>
+template <DType kDType, bool kFirstOrder>
 void launch(const StageContext& context, const AttentionParams& p) {
   if (p.head_dim <= 64) {
-    launch<kDType, 64>(context, p);
+    launch<kDType, 64, kFirstOrder>(context, p);
   } else {
-    launch<kDType, 128>(context, p);
+    launch<kDType, 128, kFirstOrder>(context, p);
+  }
+}
+
+template <DType kDType>
+void launch(const StageContext& context, const AttentionParams& p) {
+  if (p.map != nullptr) {
+    launch<kDType, true>(context, p);
+  } else {
+    launch<kDType, false>(context, p);
   }
 }
 
@@ -73,6 +84,7 @@ void attention_sm90(const StageContext& context, const core::AttentionParams& ca
     attention_sm80(context, call);
     return;
   }
+  if (context.geometry.config.rest == Rest::kLinear) make_first_order_maps(context, call);
   const AttentionParams params = make_attention_params(context, call);
   if (context.geometry.shape.dtype_kv == DType::kF16) {
     launch<DType::kF16>(context, params);

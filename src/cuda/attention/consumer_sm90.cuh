@@ -54,10 +54,11 @@ struct Consumer {
   std::uint32_t q_parity = 0;
 
   // The two rows of this thread.
-  float max[2];     // reference of the exponents, raw logits
-  int limit[2];     // bits of the largest logit that max may stay behind; INT_MIN: look closer
-  float sum[2];     // this lane's share
-  int position[2];  // on the axis of the keys; INT_MAX without causal
+  float max[2];       // reference of the exponents, raw logits
+  int limit[2];       // bits of the largest logit that max may stay behind; INT_MIN: look closer
+  float sum[2];       // this lane's share
+  float rest_sum[2];  // of the block means, part of sum; only with a first-order term
+  int position[2];    // on the axis of the keys; INT_MAX without causal
   float out[kOutputs];
   std::uint32_t weights[kLogits / 2];  // P, packed for the tensor cores
 
@@ -141,6 +142,7 @@ struct Consumer {
       factor[row] = keeps ? 1.0F : exp2_approximate(max[row] * p.scale_log2 - shift[row]);
       max[row] = next;
       sum[row] *= factor[row];
+      if constexpr (Traits::kHasFirstOrder) rest_sum[row] *= factor[row];
       const float highest = next + kMaxLagLog2 / p.scale_log2;
       limit[row] = highest >= 0.0F ? __float_as_int(highest) : INT_MIN;
       if (fabsf(shift[row]) <= kLargestShift) continue;
@@ -175,7 +177,16 @@ struct Consumer {
     // Behind the exponentials, so that none of them waits for a sum.
 #pragma unroll
     for (int j = 0; j < kLogits; j += 2) sum[j / 2 % 2] += s[j] + s[j + 1];
+    if constexpr (Traits::kHasFirstOrder) sum_rest(s, notes.rest_granule);
     return factor;
+  }
+
+  __device__ void sum_rest(const float (&s)[kLogits], int first_granule) {
+    if (first_granule >= Traits::kTileKv / 8) return;
+#pragma unroll
+    for (int j = 0; j < kLogits; j += 2) {
+      if (j / 4 >= first_granule) rest_sum[j / 2 % 2] += s[j] + s[j + 1];
+    }
   }
 
   __device__ void rescale(float2 factor) {
@@ -222,6 +233,7 @@ struct Consumer {
       max[row] = -INFINITY;
       limit[row] = INT_MIN;
       sum[row] = 0.0F;
+      rest_sum[row] = 0.0F;
       position[row] = p.is_causal ? q.first_position + first_row() + 8 * row : INT_MAX;
     }
 #pragma unroll
@@ -248,9 +260,22 @@ struct Consumer {
     while (!is_last) {
       const Notes& notes = await_tile();
       is_last = notes.is_last;
+      if constexpr (Traits::kHasFirstOrder) {
+        if (is_last) {
+          finish_with_map(notes.map_factor);
+          break;
+        }
+      }
       step(notes, is_last);
       advance_notes();
     }
+    if constexpr (!Traits::kHasFirstOrder) finish();
+    store(q);
+    if (p.is_causal) repair(q);
+  }
+
+  /// out += P·V of the last tile.
+  __device__ void finish() {
     await_values();
     pin(out);
     begin_products();
@@ -260,8 +285,31 @@ struct Consumer {
     pin(out);
     release(&shared.v_empty[v_ring.slot]);
     v_ring.advance();
-    store(q);
-    if (p.is_causal) repair(q);
+  }
+
+  /// The same, and out += (sum of the rest) · Q·M (S-23). The map lies in a slot of K, its rows
+  /// being channels of out, so that the product has the layout of out.
+  __device__ void finish_with_map(float map_factor) {
+    float term[kLogits];
+    begin_products();
+    multiply_keys(term);
+    commit_products();
+    finish();
+    pin(term);
+    release_keys(/*is_last=*/true);
+    advance_notes();
+#pragma unroll
+    for (int row = 0; row < 2; ++row) {
+      const float share = quad_sum(rest_sum[row]) * map_factor;
+#pragma unroll
+      for (int j = 2 * row; j < kOutputs; j += 4) {
+#pragma unroll
+        for (int i = j; i < j + 2; ++i) {
+          const float added = term[i] * share;
+          out[i] += isfinite(added) ? added : 0.0F;
+        }
+      }
+    }
   }
 
   /// S of this tile, and out += P·V of the tile before.

@@ -68,6 +68,17 @@ __device__ inline QueryBlock query_block_of(const AttentionParams& p, int item) 
   return q;
 }
 
+/// Row of a level map, and of what else there is by query block.
+__device__ inline index_t map_row_of(const AttentionParams& p, const QueryBlock& q) {
+  return (static_cast<index_t>(q.batch) * p.heads_q + q.head) * p.num_q_blocks + q.q_block;
+}
+
+/// Row `channel` of the query block's map (first_order.hpp).
+__device__ inline const std::byte* first_order_row(const AttentionParams& p, const QueryBlock& q,
+                                                   int channel, int element_bytes) {
+  return p.map + (map_row_of(p, q) * p.head_dim + channel) * p.map_row * element_bytes;
+}
+
 /// KV blocks before this one can be read by the query block; the others are hidden or empty.
 __device__ inline int readable_blocks(const AttentionParams& p, const QueryBlock& q) {
   return static_cast<int>(semantics::visible_blocks(p.is_causal, {q.q_begin, q.q_begin + q.q_rows},
@@ -94,9 +105,7 @@ struct KvWindow {
 __device__ inline void list_window(const AttentionParams& p, const QueryBlock& q, int first_block,
                                    int end_block, KvWindow& window, int warp, int warps) {
   const int lane = static_cast<int>(threadIdx.x % 32);
-  const index_t row =
-      (static_cast<index_t>(q.batch) * p.heads_q + q.head) * p.num_q_blocks + q.q_block;
-  const std::uint8_t* codes = p.levels + row * p.num_kv_blocks + first_block;
+  const std::uint8_t* codes = p.levels + map_row_of(p, q) * p.num_kv_blocks + first_block;
   const int blocks = min(kWindowBlocks, end_block - first_block);
   int count[kNumLevelCodes] = {};
   constexpr int kBatch = 8;  // loads under way at once

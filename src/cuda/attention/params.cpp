@@ -1,6 +1,7 @@
 // SPDX-License-Identifier: Apache-2.0
 #include "cuda/attention/params.hpp"
 
+#include "cuda/first_order/first_order.hpp"
 #include "cuda/stages.hpp"
 #include "semantics/pooling.hpp"
 
@@ -51,6 +52,12 @@ AttentionParams make_attention_params(const core::StageContext& context,
   p.kv_lengths = call.inputs.kv_lengths;
   p.out = rows_of(call.out);
   p.lse = call.lse;
+  if (g.config.rest == Rest::kLinear) {
+    const FirstOrder first_order = carve_first_order(g, call.work);
+    p.map = first_order.map;
+    p.map_factor = first_order.factor;
+    p.map_row = first_order.row;
+  }
   p.next_item = reinterpret_cast<std::int32_t*>(context.scratch);
   p.batch = static_cast<int>(g.shape.batch);
   p.heads_q = static_cast<int>(g.shape.heads_q);

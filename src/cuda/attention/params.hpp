@@ -40,7 +40,11 @@ struct AttentionParams {
   const std::int32_t* kv_lengths;  // [B] or null
   TokenRows out;                   // [B, Hq, Lq, D], the caller's token order
   float* lse;                      // [B, Hq, Lq] or null
-  std::int32_t* next_item;         // work counter, zero when the kernel starts
+  // rest = linear: the maps of first_order.hpp and their factors; else null.
+  const std::byte* map;     // [B, Hq, Nq, D, map_row]
+  const float* map_factor;  // [B, Hq, Nq]
+  int map_row;
+  std::int32_t* next_item;  // work counter, zero when the kernel starts
   int batch, heads_q, heads_kv;
   int len_q, len_kv, head_dim;
   int block_q, block_kv;

@@ -191,9 +191,10 @@ struct Producer {
   }
 
   /// What all notes of a tile say. One thread.
-  __device__ void note_place(int item, bool is_last) {
+  __device__ void note_place(int item, bool is_last, int rest_granule) {
     shared.notes[note_slot].item = item;
     shared.notes[note_slot].is_last = is_last;
+    if constexpr (Traits::kHasFirstOrder) shared.notes[note_slot].rest_granule = rest_granule;
   }
 
   /// Notes of a tile of boxes. One warp.
@@ -248,10 +249,11 @@ struct Producer {
   // All warps wait for every slot: one that ran ahead of a slot by two rounds would take its parity
   // for that of the round before.
 
-  __device__ void load_keys(const QueryBlock& q, const Tile& tile, int item, bool is_last) {
+  __device__ void load_keys(const QueryBlock& q, const Tile& tile, int item, bool is_last,
+                            int rest_granule) {
     wait(&shared.k_empty[k_ring.slot], k_ring.parity ^ 1U);
     Barrier* full = &shared.k_full[k_ring.slot];
-    if (threadIdx.x == 0) note_place(item, is_last);
+    if (threadIdx.x == 0) note_place(item, is_last, rest_granule);
     if (tile.begins == 0) {
       note_rows(q, tile.row);
       copy_rows(shared.k[k_ring.slot], tile.address.k);
@@ -262,8 +264,26 @@ struct Producer {
       arrive(full);  // each lane for its own notes
       finish_boxes(full, kFillers - 32);
     }
+    advance_keys();
+  }
+
+  __device__ void advance_keys() {
     k_ring.advance();
     note_slot = note_slot + 1 == Storage::kNoteSlots ? 0 : note_slot + 1;
+  }
+
+  /// The query block's map (first_order.hpp) as the last tile of its keys; it has no values.
+  __device__ void load_map(const QueryBlock& q, int item) {
+    wait(&shared.k_empty[k_ring.slot], k_ring.parity ^ 1U);
+    if (threadIdx.x == 0) {
+      note_place(item, /*is_last=*/true, 0);
+      shared.notes[note_slot].map_factor = p.map_factor[map_row_of(p, q)];
+    }
+    const int row = row_of_entry(lane);
+    copy_rows(shared.k[k_ring.slot],
+              row < p.head_dim ? first_order_row(p, q, row, kElementBytes) : zero_row());
+    finish_rows(&shared.k_full[k_ring.slot]);
+    advance_keys();
   }
 
   __device__ void load_values(const QueryBlock& q, const Tile& tile) {
@@ -322,11 +342,18 @@ struct Producer {
         sync_named(kProducerBarrier, kWarpgroup);  // also: all have read the plan before the last
       }
       const Tile tile = look_up(q, stream, index);
-      load_keys(q, tile, item, is_last_window && index + 1 == tiles);
+      const bool is_last = is_last_window && index + 1 == tiles;
+      load_keys(q, tile, item, is_last && !Traits::kHasFirstOrder, rest_granule(stream, index));
       if (index > 0) load_values(q, before);
       before = tile;
     }
+    if (Traits::kHasFirstOrder && is_last_window) load_map(q, item);
     if (tiles > 0) load_values(q, before);
+  }
+
+  /// First granule of a tile that block means stand in; may lie before or behind the tile.
+  __device__ int rest_granule(const KvStream& stream, int tile) const {
+    return (stream.begin[semantics::kBlockMeanCode] - tile * Traits::kTileKv) / 8;
   }
 
   __device__ void load_query_block(int item) {

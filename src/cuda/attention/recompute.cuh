@@ -24,6 +24,7 @@ struct SlowRow {
   float query[kLaneChannels] = {};
   float out[kLaneChannels] = {};
   semantics::SoftmaxState<float> state;
+  float rest_sum = 0.0F;  // of the block means, part of state.sum
 };
 
 /// Takes one key that the row sees. All lanes of a warp.
@@ -47,6 +48,7 @@ __device__ inline void add_key(const AttentionParams& p, const QueryBlock& q, co
   const float rescale = row.state.max == max ? 1.0F : exp2f(row.state.max - max);
   const float probability = logit == -INFINITY ? 0.0F : exp2f(logit - max);
   row.state = {max, row.state.sum * rescale + probability};
+  row.rest_sum = row.rest_sum * rescale + (key.code == semantics::kBlockMeanCode ? probability : 0);
 #pragma unroll
   for (int i = 0; i < SlowRow::kLaneChannels; ++i) {
     const int channel = 32 * i + lane;
@@ -67,6 +69,33 @@ __device__ inline bool is_all_nan(const SlowRow& row, int head_dim) {
   return __all_sync(0xFFFFFFFFU, is_nan) != 0;
 }
 
+/// Adds the first-order term (S-23). All lanes of a warp.
+template <typename Element>
+__device__ inline void add_first_order(const AttentionParams& p, const QueryBlock& q,
+                                       SlowRow& row) {
+  const int lane = static_cast<int>(threadIdx.x % 32);
+  const float share = row.rest_sum * p.map_factor[map_row_of(p, q)];
+  float term[SlowRow::kLaneChannels] = {};
+#pragma unroll
+  for (int j = 0; j < SlowRow::kLaneChannels; ++j) {
+    for (int source = 0; source < 32 && 32 * j + source < p.head_dim; ++source) {
+      const float query = __shfl_sync(0xFFFFFFFFU, row.query[j], source);
+#pragma unroll
+      for (int i = 0; i < SlowRow::kLaneChannels; ++i) {
+        const int channel = 32 * i + lane;
+        if (channel >= p.head_dim) continue;
+        const auto* map =
+            reinterpret_cast<const Element*>(first_order_row(p, q, channel, sizeof(Element)));
+        term[i] += query * to_float(map[32 * j + source]);
+      }
+    }
+  }
+#pragma unroll
+  for (int i = 0; i < SlowRow::kLaneChannels; ++i) {
+    if (isfinite(term[i] * share)) row.out[i] += term[i] * share;
+  }
+}
+
 /// Writes row `row_in_block` of the query block to out again; lse stays as it is. All lanes of a
 /// warp; what they wrote to that row before must be ordered by __syncwarp.
 template <typename Element>
@@ -81,9 +110,7 @@ __device__ void recompute_row(const AttentionParams& p, const QueryBlock& q, int
     const int channel = 32 * i + lane;
     if (channel < p.head_dim) row.query[i] = to_float(query[channel]);
   }
-  const index_t map_row =
-      (static_cast<index_t>(q.batch) * p.heads_q + q.head) * p.num_q_blocks + q.q_block;
-  const std::uint8_t* codes = p.levels + map_row * p.num_kv_blocks;
+  const std::uint8_t* codes = p.levels + map_row_of(p, q) * p.num_kv_blocks;
   const int blocks = readable_blocks(p, q);
   for (int block = 0; block < blocks && !is_all_nan(row, p.head_dim); ++block) {
     const int code = codes[block];
@@ -103,6 +130,7 @@ __device__ void recompute_row(const AttentionParams& p, const QueryBlock& q, int
       add_key<Element>(p, q, key, row);
     }
   }
+  if (p.map != nullptr) add_first_order<Element>(p, q, row);
   auto* out = reinterpret_cast<Element*>(p.out.data) + q.batch * p.out.batch_stride +
               q.head * p.out.head_stride + token * p.out.token_stride;
 #pragma unroll

@@ -31,6 +31,10 @@ struct TileNotes {
   std::uint8_t is_masked[4];  // by producer warp
   int item;                   // query block; kNoItem: no work is left
   bool is_last;               // of its query block
+  // Of first-order kernels: the first granule of block means, before or behind the tile too. The
+  // last tile is the map of the query block, of which only the factor counts.
+  int rest_granule;
+  float map_factor;
 };
 inline constexpr int kNoItem = -1;
 

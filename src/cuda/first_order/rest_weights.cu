@@ -1,0 +1,322 @@
+// SPDX-License-Identifier: Apache-2.0
+
+// Weights of the unread blocks of each query block (S-23).
+//
+//   in   q [B, Hq, Lq, D], levels [B, Hq, Nq, Nk], key means, spreads and units of block_moments
+//   out  weights [B, Hq, Nq, weight_row]   w of S-23 times the block's unit, scaled to fit f16
+//        factor  [B, Hq, Nq]               what undoes that scale, times damping and soft-max scale
+//
+// One CTA of a warp per query block for kBlocks query blocks of a head, so that the key means are
+// read once for all of them:
+//
+//   each warp    mean of its block's queries, to shared memory
+//   all threads  a KV block each: its logits at the kBlocks mean queries, to global memory
+//   each warp    its row of logits to weights: sums, then the weights themselves
+//
+// Cost: D multiply-adds in float per query block and KV block; one read of q.
+
+#include <bit>
+#include <cmath>
+#include <cstdint>
+
+#include "cuda/attention/params.hpp"
+#include "cuda/device/element.cuh"
+#include "cuda/device/kv_rows.cuh"
+#include "cuda/first_order/first_order.hpp"
+#include "cuda/grid.hpp"
+#include "cuda/launch.cuh"
+#include "semantics/first_order.hpp"
+
+namespace psa::cuda {
+namespace {
+
+constexpr int kBlocks = 8;  // query blocks of a CTA
+constexpr int kThreads = 32 * kBlocks;
+constexpr int kMaxRow = 256;        // elements of a row: head_dim <= 256
+constexpr int kLoadsAtOnce = 8;     // of queries, by lane
+constexpr int kChannelsAtOnce = 8;  // of key means, by thread
+constexpr float kLog2E = 1.4426950408889634F;
+
+/// The scaled weights of a row add up to 2^7 .. 2^8. With covariances of at most 2^7 (2^6, but for
+/// rounding) no element of a map reaches the largest f16.
+constexpr int kSumLog2 = 7;
+constexpr int kMaxExponent = 100;
+
+struct WeightParams {
+  TokenRows q;
+  OrderView q_order;
+  FirstOrder work;
+  const std::uint8_t* levels;      // [B, Hq, Nq, Nk]
+  const std::int32_t* kv_lengths;  // [B] or null
+  int heads_q, heads_kv, len_q, len_kv, head_dim;
+  int block_q, block_kv, num_q_blocks, num_kv_blocks;
+  int lanes_per_row;  // of q
+  float scale;
+  bool is_causal;
+};
+
+/// The query blocks of a CTA, all of one head.
+struct Group {
+  int batch, head, head_kv;
+  int first;  // query block
+  index_t kv_length;
+
+  [[nodiscard]] __device__ index_t row(const WeightParams& p, int block) const {
+    return (static_cast<index_t>(batch) * p.heads_q + head) * p.num_q_blocks + block;
+  }
+  /// Of the first KV block.
+  [[nodiscard]] __device__ index_t kv_row(const WeightParams& p) const {
+    return (static_cast<index_t>(batch) * p.heads_kv + head_kv) * p.num_kv_blocks;
+  }
+};
+
+__device__ Group group_of(const WeightParams& p, int cta) {
+  const int groups = (p.num_q_blocks + kBlocks - 1) / kBlocks;
+  Group group{};
+  group.first = cta % groups * kBlocks;
+  const int head = cta / groups;
+  group.head = head % p.heads_q;
+  group.batch = head / p.heads_q;
+  group.head_kv = group.head / (p.heads_q / p.heads_kv);
+  group.kv_length = key_length(p.kv_lengths, group.batch, p.len_kv);
+  return group;
+}
+
+__device__ float warp_sum(float x) {
+#pragma unroll
+  for (int lanes = 16; lanes > 0; lanes /= 2) x += __shfl_xor_sync(0xFFFFFFFFU, x, lanes);
+  return x;
+}
+
+__device__ float warp_max(float x) {
+#pragma unroll
+  for (int lanes = 16; lanes > 0; lanes /= 2) {
+    x = fmaxf(x, __shfl_xor_sync(0xFFFFFFFFU, x, lanes));
+  }
+  return x;
+}
+
+/// Writes the mean of the rows that qualify to `mean` [row]; returns the mean of their squared
+/// lengths, NaN if there is none. One warp: `lanes` of them, a power of two, hold a row together.
+template <typename Element, bool kAligned>
+__device__ float mean_query(const WeightParams& p, const Group& group, semantics::Range rows,
+                            float* mean) {
+  const int lanes = p.lanes_per_row;
+  const int lane = static_cast<int>(threadIdx.x) % 32;
+  const int channel = lane % lanes * kThreadChannels;
+  const int channels = p.head_dim - channel;
+  const int rows_per_load = 32 / lanes;
+  const auto* head = reinterpret_cast<const Element*>(p.q.data) + group.batch * p.q.batch_stride +
+                     group.head * p.q.head_stride + channel;
+  const std::int32_t* order = p.q_order.index == nullptr
+                                  ? nullptr
+                                  : p.q_order.index + group.batch * p.q_order.batch_stride +
+                                        group.head * p.q_order.head_stride;
+  float sum[kThreadChannels] = {};
+  float norm2_sum = 0.0F;
+  int count = 0;
+  for (index_t first = rows.begin + lane / lanes; first - lane / lanes < rows.end;
+       first += kLoadsAtOnce * rows_per_load) {
+    uint4 packed[kLoadsAtOnce] = {};
+#pragma unroll
+    for (int i = 0; i < kLoadsAtOnce; ++i) {
+      const index_t position = first + i * rows_per_load;
+      if (position >= rows.end || channels <= 0) continue;
+      const index_t token = order == nullptr ? position : order[position];
+      packed[i] = load_channels<kAligned>(head + token * p.q.token_stride, channels);
+    }
+#pragma unroll
+    for (int i = 0; i < kLoadsAtOnce; ++i) {
+      float x[kThreadChannels];
+      float norm2 = 0.0F;
+#pragma unroll
+      for (int pair = 0; pair < kThreadChannels / 2; ++pair) {
+        const float2 two = unpack_pair<Element>(packed[i], pair);
+        x[2 * pair] = two.x;
+        x[2 * pair + 1] = two.y;
+        norm2 += two.x * two.x + two.y * two.y;
+      }
+      for (int apart = lanes / 2; apart > 0; apart /= 2) {
+        norm2 += __shfl_xor_sync(0xFFFFFFFFU, norm2, apart);
+      }
+      if (first + i * rows_per_load >= rows.end || !semantics::is_finite_float(norm2)) continue;
+      norm2_sum += norm2;
+      ++count;
+#pragma unroll
+      for (int c = 0; c < kThreadChannels; ++c) sum[c] += x[c];
+    }
+  }
+  for (int apart = lanes; apart < 32; apart *= 2) {
+    norm2_sum += __shfl_xor_sync(0xFFFFFFFFU, norm2_sum, apart);
+    count += __shfl_xor_sync(0xFFFFFFFFU, count, apart);
+#pragma unroll
+    for (float& x : sum) x += __shfl_xor_sync(0xFFFFFFFFU, x, apart);
+  }
+  const auto total = static_cast<float>(count);
+  if (lane < lanes && channel < p.work.row) {
+#pragma unroll
+    for (int c = 0; c < kThreadChannels; ++c)
+      mean[channel + c] = count == 0 ? 0.0F : sum[c] / total;
+  }
+  return norm2_sum / total;
+}
+
+__device__ semantics::Range query_rows(const WeightParams& p, int block) {
+  return semantics::block_range(block, p.block_q, p.len_q);
+}
+
+/// Logits of one KV block at the mean queries of the group, -inf outside of the rest sets.
+__device__ void write_logits(const WeightParams& p, const Group& group, int kv_block,
+                             const float (&mean)[kBlocks][kMaxRow]) {
+  const index_t head_kv = static_cast<index_t>(group.batch) * p.heads_kv + group.head_kv;
+  const float* keys_mean = p.work.key_mean + head_kv * p.work.row * p.num_kv_blocks + kv_block;
+  float dot[kBlocks] = {};
+  for (int channel = 0; channel < p.work.row; channel += kChannelsAtOnce) {
+    float k[kChannelsAtOnce];
+#pragma unroll
+    for (int c = 0; c < kChannelsAtOnce; ++c) {
+      k[c] = keys_mean[static_cast<index_t>(channel + c) * p.num_kv_blocks];
+    }
+#pragma unroll
+    for (int i = 0; i < kBlocks; ++i) {
+#pragma unroll
+      for (int c = 0; c < kChannelsAtOnce; c += 4) {
+        const float4 q = *reinterpret_cast<const float4*>(&mean[i][channel + c]);
+        dot[i] =
+            fmaf(q.x, k[c], fmaf(q.y, k[c + 1], fmaf(q.z, k[c + 2], fmaf(q.w, k[c + 3], dot[i]))));
+      }
+    }
+  }
+  const semantics::Range keys = semantics::block_range(kv_block, p.block_kv, group.kv_length);
+#pragma unroll
+  for (int i = 0; i < kBlocks; ++i) {
+    const int q_block = group.first + i;
+    if (q_block >= p.num_q_blocks) break;
+    const index_t at = group.row(p, q_block) * p.num_kv_blocks + kv_block;
+    const auto visibility = semantics::block_visibility(p.is_causal, query_rows(p, q_block), keys,
+                                                        p.len_q, group.kv_length);
+    const bool is_in = semantics::is_in_rest_set(p.levels[at], visibility);
+    p.work.logits[at] = is_in ? p.scale * kLog2E * dot[i] : -INFINITY;
+  }
+}
+
+/// What a row's weights add up to, in one pass over its KV blocks. `each(j, w)` is called with the
+/// weight e^(logit - largest), not 0, of block j.
+template <typename Each>
+__device__ void for_each_weight(const WeightParams& p, const float* logits, float largest,
+                                const Each& each) {
+  for (int j = static_cast<int>(threadIdx.x) % 32; j < p.num_kv_blocks; j += 32) {
+    const float logit = logits[j];
+    const float weight = logit == -INFINITY ? 0.0F : exp2f(logit - largest);
+    if (weight != 0.0F) each(j, weight);
+  }
+}
+
+/// A row of logits becomes weights and their factor. One warp.
+template <typename Element>
+__device__ void write_weights(const WeightParams& p, const Group& group, int q_block,
+                              float query_norm2) {
+  const int lane = static_cast<int>(threadIdx.x) % 32;
+  const index_t row = group.row(p, q_block);
+  const index_t kv_row = group.kv_row(p);
+  const float* logits = p.work.logits + row * p.num_kv_blocks;
+  const float* unit = p.work.unit + kv_row;
+  float largest = -INFINITY;
+  for (int j = lane; j < p.num_kv_blocks; j += 32) largest = fmaxf(largest, logits[j]);
+  largest = warp_max(largest);
+
+  float tokens_sum = 0.0F;  // of n·w
+  float spread_sum = 0.0F;  // of n·w·t
+  float unit_sum = 0.0F;    // of w·unit: a NaN is a block whose moments are not finite
+  for_each_weight(p, logits, largest, [&](int j, float weight) {
+    const auto tokens =
+        static_cast<float>(semantics::block_range(j, p.block_kv, group.kv_length).size());
+    tokens_sum += tokens * weight;
+    spread_sum += tokens * weight * p.work.key_spread[kv_row + j];
+    unit_sum += weight * unit[j];
+  });
+  tokens_sum = warp_sum(tokens_sum);
+  spread_sum = warp_sum(spread_sum);
+  unit_sum = warp_sum(unit_sum);
+
+  const float damping =
+      semantics::first_order_damping(p.scale, query_norm2, spread_sum / tokens_sum, p.head_dim);
+  const int exponent =
+      unit_sum > 0.0F ? max(-kMaxExponent, min(kMaxExponent, kSumLog2 - ilogbf(unit_sum))) : 0;
+  const float fit = ldexpf(1.0F, exponent);
+  float factor = p.scale * damping / tokens_sum / fit;
+  // Not so for an empty rest set, no row that qualifies, and sums that are not finite.
+  const bool has_term = isfinite(factor) && isfinite(unit_sum);
+  if (!has_term) factor = 0.0F;
+  auto* weights = reinterpret_cast<Element*>(p.work.weights) + row * p.work.weight_row;
+  for (int j = lane; j < p.work.weight_row; j += 32) weights[j] = from_float<Element>(0.0F);
+  if (has_term) {
+    for_each_weight(p, logits, largest, [&](int j, float weight) {
+      weights[j] = from_float<Element>(weight * unit[j] * fit);
+    });
+  }
+  if (lane == 0) p.work.factor[row] = factor;
+}
+
+template <typename Element, bool kAligned>
+__global__ void __launch_bounds__(kThreads) weigh_rest(const __grid_constant__ WeightParams p) {
+  __shared__ __align__(16) float mean[kBlocks][kMaxRow];
+  const Group group = group_of(p, static_cast<int>(blockIdx.x));
+  const int warp = static_cast<int>(threadIdx.x) / 32;
+  const int q_block = group.first + warp;
+  float norm2 = 0.0F;
+  if (q_block < p.num_q_blocks) {
+    norm2 = mean_query<Element, kAligned>(p, group, query_rows(p, q_block), mean[warp]);
+  }
+  __syncthreads();
+  for (int j = static_cast<int>(threadIdx.x); j < p.num_kv_blocks; j += kThreads) {
+    write_logits(p, group, j, mean);
+  }
+  __syncthreads();
+  if (q_block < p.num_q_blocks) write_weights<Element>(p, group, q_block, norm2);
+}
+
+// ---- launch ------------------------------------------------------------------------------------
+
+template <typename Element>
+void launch(const StageContext& context, const WeightParams& p, unsigned int ctas,
+            bool is_aligned) {
+  const auto kernel = is_aligned ? weigh_rest<Element, true> : weigh_rest<Element, false>;
+  kernel<<<ctas, kThreads, 0, stream_of(context.stream)>>>(p);
+  check_launch("weigh_rest");
+}
+
+}  // namespace
+
+void rest_weights(const StageContext& context, const core::AttentionParams& call,
+                  const FirstOrder& work) {
+  const core::Geometry& g = context.geometry;
+  const AttentionParams a = make_attention_params(context, call);
+  const WeightParams p{.q = a.q,
+                       .q_order = a.q_order,
+                       .work = work,
+                       .levels = a.levels,
+                       .kv_lengths = a.kv_lengths,
+                       .heads_q = a.heads_q,
+                       .heads_kv = a.heads_kv,
+                       .len_q = a.len_q,
+                       .len_kv = a.len_kv,
+                       .head_dim = a.head_dim,
+                       .block_q = a.block_q,
+                       .block_kv = a.block_kv,
+                       .num_q_blocks = a.num_q_blocks,
+                       .num_kv_blocks = a.num_kv_blocks,
+                       .lanes_per_row = static_cast<int>(
+                           std::bit_ceil(static_cast<unsigned>(threads_per_row(a.head_dim)))),
+                       .scale = g.scale,
+                       .is_causal = a.is_causal};
+  const unsigned int ctas = grid_of(g.shape.batch * g.shape.heads_q *
+                                    semantics::ceil_div(g.num_q_blocks, index_t{kBlocks}));
+  if (g.shape.dtype_kv == DType::kF16) {
+    launch<__half>(context, p, ctas, has_aligned_rows(call.inputs.q));
+  } else {
+    launch<__nv_bfloat16>(context, p, ctas, has_aligned_rows(call.inputs.q));
+  }
+}
+
+}  // namespace psa::cuda

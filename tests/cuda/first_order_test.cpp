@@ -1,0 +1,306 @@
+// SPDX-License-Identifier: Apache-2.0
+
+// rest = linear on a device (S-23): attention with the first-order term of every kernel, in the
+// budget of the attention stage, and inputs that are not finite.
+
+#include <gtest/gtest.h>
+
+#include <cmath>
+#include <cstring>
+#include <limits>
+#include <vector>
+
+#include "cuda/cuda_test.hpp"
+#include "reference/backend.hpp"
+#include "support/compare.hpp"
+#include "support/formulas.hpp"
+#include "support/problem_cases.hpp"
+#include "support/stage_runner.hpp"
+
+namespace psa::testing {
+namespace {
+
+constexpr float kInf = std::numeric_limits<float>::infinity();
+constexpr float kNan = std::numeric_limits<float>::quiet_NaN();
+
+Values lse_values(const ProblemShape& s, const AttentionResult& result) {
+  return values_of({s.batch, s.heads_q, s.len_q, 1}, result.lse);
+}
+
+core::Geometry linear_geometry(Problem problem) {
+  problem.config.rest = Rest::kLinear;
+  return problem.geometry();
+}
+
+/// Every kernel against the formula, on one level map.
+void expect_close(const core::Geometry& g, const core::Inputs& inputs,
+                  const std::vector<LevelCode>& levels) {
+  Pyramid pyramid = StageRunner(reference::backend(), g).pyramid(inputs);
+  const AttentionValues exact = exact_attention(g, inputs, pyramid.levels(), levels);
+  const AttentionValues plain =
+      plain_attention(g, inputs, pyramid.levels(), levels, g.shape.dtype_kv, g.shape.dtype_kv);
+  const auto backends = cuda_backends(g);
+  ASSERT_FALSE(backends.empty());
+  for (const core::Backend* backend : backends) {
+    SCOPED_TRACE(backend->isa);
+    const AttentionResult result = StageRunner(*backend, g).attention(inputs, pyramid, levels);
+    EXPECT_TRUE(is_within_budget(values_of(result.out), plain.out, exact.out, 2e-6));
+    EXPECT_TRUE(is_within_budget(lse_values(g.shape, result), plain.lse, exact.lse, 4e-6));
+  }
+}
+
+/// Random levels, and all blocks as means.
+void expect_close(const core::Geometry& g, QkvTensors& tensors, std::uint64_t seed) {
+  expect_close(g, tensors.inputs(), random_levels(g, seed));
+  expect_close(g, tensors.inputs(), uniform_levels(g, kBlockMean));
+}
+
+struct Blocks {
+  std::int32_t q = 128;
+  std::int32_t kv = 128;
+  bool causal = false;
+};
+
+Problem make_problem(ProblemShape shape, const Blocks& blocks, DType dtype = DType::kBF16) {
+  Problem problem;
+  shape.dtype_q = shape.dtype_kv = shape.dtype_out = dtype;
+  problem.shape = shape;
+  problem.config.block_q = blocks.q;
+  problem.config.block_kv = blocks.kv;
+  problem.config.causal = blocks.causal;
+  return problem;
+}
+
+void expect_close(const Problem& problem, std::uint64_t seed) {
+  SCOPED_TRACE(describe(problem));
+  QkvTensors tensors = random_qkv(problem, seed);
+  expect_close(linear_geometry(problem), tensors, seed + 1);
+}
+
+// ---- the shapes that all stages are tested with -------------------------------------------------
+
+class CudaFirstOrder : public CudaCases {};
+
+TEST_P(CudaFirstOrder, S23StaysInTheBudgetOfAttention) {
+  QkvTensors tensors = GetParam().make_inputs(61);
+  expect_close(linear_geometry(GetParam().problem), tensors, 62);
+}
+
+TEST_P(CudaFirstOrder, GivesTheSameBitsTwice) {
+  const core::Geometry g = linear_geometry(GetParam().problem);
+  QkvTensors tensors = GetParam().make_inputs(63);
+  Pyramid pyramid = StageRunner(reference::backend(), g).pyramid(tensors.inputs());
+  const std::vector<LevelCode> levels = random_levels(g, 64);
+  for (const core::Backend* backend : cuda_backends(g)) {
+    const StageRunner runner(*backend, g);
+    const auto one = runner.attention(tensors.inputs(), pyramid, levels);
+    const auto two = runner.attention(tensors.inputs(), pyramid, levels);
+    EXPECT_TRUE(one.out.buffer().has_same_bytes(two.out.buffer())) << backend->isa;
+    EXPECT_EQ(std::memcmp(one.lse.data(), two.lse.data(), one.lse.size() * sizeof(float)), 0)
+        << backend->isa;
+  }
+}
+
+INSTANTIATE_TEST_SUITE_P(Cases, CudaFirstOrder, ::testing::ValuesIn(half_cases()), case_name);
+
+// ---- variants of the kernels --------------------------------------------------------------------
+
+class CudaFirstOrderVariants : public CudaTest {};
+
+TEST_F(CudaFirstOrderVariants, ServeEveryHeadDim) {
+  for (const index_t head_dim : {1, 8, 33, 64, 72, 96, 128, 136, 200, 256}) {
+    for (const std::int32_t block_q : {64, 128}) {
+      for (const DType dtype : {DType::kF16, DType::kBF16}) {
+        expect_close(make_problem({.heads_q = 2, .len_q = 150, .len_kv = 210, .head_dim = head_dim},
+                                  {block_q, 64, head_dim % 3 == 0}, dtype),
+                     71);
+      }
+    }
+  }
+}
+
+TEST_F(CudaFirstOrderVariants, ServeEveryBlockSize) {
+  for (const std::int32_t block_q : {16, 32, 64, 128}) {
+    for (const std::int32_t block_kv : {16, 32, 64, 128}) {
+      for (const bool causal : {false, true}) {
+        for (const index_t head_dim : {64, 128}) {
+          expect_close(make_problem({.len_q = 200, .len_kv = 330, .head_dim = head_dim},
+                                    {block_q, block_kv, causal}),
+                       72);
+        }
+      }
+    }
+  }
+}
+
+TEST_F(CudaFirstOrderVariants, ReadMoreBlocksThanAWindowLists) {
+  for (const bool causal : {false, true}) {
+    expect_close(make_problem({.len_q = 130, .len_kv = 20000, .head_dim = 16}, {64, 16, causal}),
+                 73);
+  }
+}
+
+TEST_F(CudaFirstOrderVariants, ShareKeysAmongHeadsInCausalPrefill) {
+  for (const index_t head_dim : {64, 128}) {
+    expect_close(
+        make_problem(
+            {.heads_q = 6, .heads_kv = 2, .len_q = 700, .len_kv = 1777, .head_dim = head_dim},
+            {64, 64, true}),
+        74);
+  }
+}
+
+TEST_F(CudaFirstOrderVariants, ServeKeyLengthsAndOrdersPerHead) {
+  for (const MemoryLayout layout : {MemoryLayout::kBlhd, MemoryLayout::kPadded}) {
+    for (const index_t head_dim : {64, 128}) {
+      ProblemCase c{"",
+                    make_problem({.batch = 4,
+                                  .heads_q = 4,
+                                  .heads_kv = 2,
+                                  .len_q = 260,
+                                  .len_kv = 260,
+                                  .head_dim = head_dim},
+                                 {128, 64}),
+                    {},
+                    true,
+                    layout};
+      c.kv_lengths = {0, 1, 260, 131};
+      QkvTensors tensors = c.make_inputs(75);
+      expect_close(linear_geometry(c.problem), tensors, 76);
+    }
+  }
+}
+
+// ---- NaN, Inf and numbers near the limits -------------------------------------------------------
+
+class CudaFirstOrderNan : public CudaTest {};
+
+/// 40 queries in blocks of 16 and 64 keys in blocks of 16; query block 0 skips KV block 2, and all
+/// others are read as means.
+struct RestOnly {
+  Problem problem;
+  QkvTensors in;
+
+  explicit RestOnly(DType dtype)
+      : problem(make_problem({.len_q = 40, .len_kv = 64, .head_dim = 16}, {16, 16}, dtype)),
+        in(random_qkv(problem, 81)) {}
+
+  [[nodiscard]] core::Geometry geometry() const { return linear_geometry(problem); }
+
+  [[nodiscard]] Tensor out(const core::Backend& backend) {
+    const core::Geometry g = geometry();
+    std::vector<LevelCode> levels = uniform_levels(g, kBlockMean);
+    levels[2] = kSkip;
+    const StageRunner runner(backend, g);
+    Pyramid pyramid = runner.pyramid(in.inputs());
+    return runner.attention(in.inputs(), pyramid, levels).out;
+  }
+};
+
+bool is_finite_row(const Tensor& out, index_t row) {
+  for (index_t c = 0; c < out.shape()[3]; ++c) {
+    if (!std::isfinite(out.get(0, 0, row, c))) return false;
+  }
+  return true;
+}
+
+TEST_F(CudaFirstOrderNan, InAQueryStaysInItsRow) {
+  for (const DType dtype : {DType::kF16, DType::kBF16}) {
+    for (const core::Backend* backend : cuda_backends(RestOnly(dtype).geometry())) {
+      for (const float bad : {kNan, kInf}) {
+        RestOnly run(dtype);
+        const Tensor before = run.out(*backend);
+        run.in.q.set(0, 0, 7, 3, bad);
+        const Tensor out = run.out(*backend);
+        for (index_t r = 0; r < 40; ++r) {
+          // An infinite query may see nothing but logits of -inf, and then gives 0.
+          if (r != 7 || std::isnan(bad)) {
+            EXPECT_EQ(is_finite_row(out, r), r != 7) << backend->isa << " row " << r;
+          }
+          if (r < 16) continue;
+          EXPECT_EQ(before.get(0, 0, r, 5), out.get(0, 0, r, 5));
+        }
+      }
+    }
+  }
+}
+
+TEST_F(CudaFirstOrderNan, InAKeyOrValueStaysInTheRowsThatReadItsBlock) {
+  for (const DType dtype : {DType::kF16, DType::kBF16}) {
+    for (const core::Backend* backend : cuda_backends(RestOnly(dtype).geometry())) {
+      for (const bool is_key : {true, false}) {
+        for (const float bad : {kNan, kInf}) {
+          RestOnly run(dtype);
+          // Without the block, which the rows of query block 0 skip.
+          const Tensor before = run.out(*backend);
+          (is_key ? run.in.k : run.in.v).set(0, 0, 45, 0, bad);
+          const Tensor out = run.out(*backend);
+          const Tensor want = run.out(reference::backend());
+          for (index_t r = 0; r < 40; ++r) {
+            EXPECT_EQ(is_finite_row(out, r), is_finite_row(want, r)) << backend->isa << " " << r;
+            if (r >= 16) continue;
+            EXPECT_EQ(before.get(0, 0, r, 5), out.get(0, 0, r, 5)) << backend->isa << " row " << r;
+          }
+        }
+      }
+    }
+  }
+}
+
+/// Keys and values that alternate, so that covariances are as large as they can be.
+void alternate(RestOnly& run, float magnitude) {
+  for (index_t l = 0; l < 64; ++l) {
+    for (index_t c = 0; c < 16; ++c) {
+      run.in.k.set(0, 0, l, c, l % 2 == 0 ? magnitude : -magnitude);
+      run.in.v.set(0, 0, l, c, l % 3 == 0 ? magnitude : -magnitude);
+    }
+  }
+}
+
+TEST_F(CudaFirstOrderNan, NeverComesFromFiniteNumbers) {
+  for (const DType dtype : {DType::kF16, DType::kBF16}) {
+    for (const float magnitude : {1e-30F, 6e-8F, 1.0F, 6e4F, 1e19F, 1e25F}) {
+      if (dtype == DType::kF16 && magnitude > 65504.0F) continue;
+      RestOnly run(dtype);
+      alternate(run, magnitude);
+      for (const core::Backend* backend : cuda_backends(run.geometry())) {
+        const Tensor out = run.out(*backend);
+        for (index_t r = 0; r < 40; ++r) {
+          EXPECT_TRUE(is_finite_row(out, r)) << backend->isa << " row " << r << " " << magnitude;
+        }
+      }
+    }
+  }
+}
+
+/// Scales hold covariances of every size, far above the largest f16 too.
+TEST_F(CudaFirstOrderNan, CovariancesOfEverySizeCount) {
+  for (const double magnitude : {1e-3, 1.0, 1e3}) {
+    RestOnly run(DType::kF16);
+    alternate(run, static_cast<float>(magnitude));
+    run.problem.config.softmax_scale = static_cast<float>(0.1 / magnitude);
+    const Tensor want = run.out(reference::backend());
+    for (const core::Backend* backend : cuda_backends(run.geometry())) {
+      EXPECT_TRUE(is_close(values_of(run.out(*backend)), values_of(want), 0x1p-10 * magnitude))
+          << backend->isa << " " << magnitude;
+    }
+  }
+}
+
+// Block 0 has logit -inf at every query; its moments are not finite.
+TEST_F(CudaFirstOrderNan, S23BlocksWithoutWeightAddNothing) {
+  for (const DType dtype : {DType::kF16, DType::kBF16}) {
+    RestOnly run(dtype);
+    for (index_t l = 0; l < 64; ++l) {
+      if (l < 16) run.in.k.set(0, 0, l, 0, -kInf);
+    }
+    for (index_t r = 0; r < 40; ++r) run.in.q.set(0, 0, r, 0, 2.0F);
+    const Tensor want = run.out(reference::backend());
+    for (const core::Backend* backend : cuda_backends(run.geometry())) {
+      EXPECT_TRUE(is_close(values_of(run.out(*backend)), values_of(want), 0.02)) << backend->isa;
+    }
+  }
+}
+
+}  // namespace
+}  // namespace psa::testing
