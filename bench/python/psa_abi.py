@@ -48,7 +48,8 @@ class Config(ctypes.Structure):
                                 "reorder")
                 + [("tile", INT32 * 3)]
                 + fields(INT32, "clusters_q clusters_kv kmeans_iterations causal")
-                + [("softmax_scale", FLOAT), ("compat", INT32)])
+                + [("softmax_scale", FLOAT), ("compat", INT32), ("head_density", POINTER),
+                   ("num_head_densities", INT64)])
 
 
 class Io(ctypes.Structure):

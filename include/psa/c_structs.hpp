@@ -115,9 +115,11 @@ struct Problem {
   config.causal = c.causal != 0;
   config.softmax_scale = c.softmax_scale;
   config.compat = static_cast<Compat>(c.compat);
+  config.head_density.assign(c.head_density, c.head_density + c.num_head_densities);
   return config;
 }
 
+/// Points to config.head_density: `config` must outlive what is returned.
 [[nodiscard]] inline psa_config to_c(const Config& config) {
   psa_config c{};
   c.struct_size = sizeof(c);
@@ -151,6 +153,8 @@ struct Problem {
   c.causal = config.causal ? 1 : 0;
   c.softmax_scale = config.softmax_scale;
   c.compat = static_cast<std::int32_t>(config.compat);
+  if (!config.head_density.empty()) c.head_density = config.head_density.data();
+  c.num_head_densities = std::ssize(config.head_density);
   return c;
 }
 

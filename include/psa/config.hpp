@@ -4,6 +4,7 @@
 #include <array>
 #include <cstdint>
 #include <optional>
+#include <vector>
 
 #include "psa/types.hpp"
 
@@ -60,6 +61,10 @@ struct Config {
   std::int32_t num_levels = 4;  ///< 1..5, entries of `budget` in use; 2^(num_levels-1) <= block_kv
   /// Cumulative shares for levels 1..num_levels: each in [0, 1], non-decreasing.
   std::array<float, kMaxLevels> budget{0.0825F, 0.1275F, 0.1875F, 0.4275F, 0.4275F};
+  /// [Hq] or empty: a density for each query head, spent over num_levels levels as with_density()
+  /// does, in place of `budget` (S-24). Each as with_density() allows; heads of a KV head have
+  /// equal ones with share_group_map. Needs rule = kQuota, compat = kNone, budget[0] < 1.
+  std::vector<float> head_density{};
   Rest rest = Rest::kMean;
   std::int32_t min_full_blocks = 1;  ///< at least this many blocks of a row at level 1; >= 0
 

@@ -49,8 +49,8 @@ namespace detail {
 }  // namespace detail
 
 /// `config` with rule = quota and the budget that reads about `density` of the columns (S-21),
-/// block means included. Throws Error(kInvalidArgument) unless 1/block_kv (rest = mean, linear) or
-/// 0 < density <= 1.
+/// block means included, in every head: head_density becomes empty. Throws Error(kInvalidArgument)
+/// unless 1/block_kv (rest = mean, linear) or 0 < density <= 1.
 [[nodiscard]] inline Config with_density(const Config& config, double density) {
   psa_config c = detail::to_c(config);
   detail::check(psa_config_set_density(&c, density));

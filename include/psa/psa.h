@@ -148,6 +148,10 @@ typedef struct psa_config {
   int32_t causal;
   float softmax_scale; /* 0: 1/sqrt(head_dim) */
   int32_t compat;
+  /* NULL, or a density for each query head in place of `budget`: rule = quota, budget[0] < 1
+   * (S-24). Read by the call that the struct is given to, in presets static. */
+  const float* head_density;
+  int64_t num_head_densities; /* 0, or heads_q */
 } psa_config;
 
 /* Zeroes the struct, sets struct_size and the defaults (batch = heads = 1, bf16; density .15). */
@@ -155,8 +159,9 @@ PSA_API void psa_problem_init(psa_problem* problem);
 PSA_API void psa_config_init(psa_config* config);
 
 /* Sets rule = quota and the budget that reads about `density` of the columns (S-21), block means
- * included, in the default split over config->num_levels levels; rest, block_kv and num_levels are
- * those of *config. Allowed: 1/block_kv (rest = mean, linear) or 0 < density <= 1. */
+ * included, in the default split over config->num_levels levels (S-24); rest, block_kv and
+ * num_levels are those of *config. Holds for every head: head_density becomes NULL. Allowed:
+ * 1/block_kv (rest = mean, linear) or 0 < density <= 1. */
 PSA_API psa_status psa_config_set_density(psa_config* config, double density);
 
 /* ---- presets --------------------------------------------------------------------------------- */
@@ -259,8 +264,8 @@ PSA_API psa_status psa_forward(const psa_plan* plan, const psa_io* io, void* wor
  */
 
 /* S-9 to S-13. Reads io->q, io->k (and
- * kv_lengths, scores); importance [B,Hq,Nq,Nk]. PSA_UNSUPPORTED when budget[0] is 1: such a plan
- * estimates nothing. */
+ * kv_lengths, scores); importance [B,Hq,Nq,Nk]. PSA_UNSUPPORTED when budget[0] is 1 in every
+ * head: such a plan estimates nothing. */
 PSA_API psa_status psa_estimate_importance(const psa_plan* plan, const psa_io* io,
                                            float* importance, void* workspace,
                                            size_t workspace_bytes, void* stream);

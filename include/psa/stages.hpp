@@ -20,7 +20,7 @@ namespace psa::stages {
 
 /// How much each query block needs each KV block (S-9 to S-13). Reads q and k, kv_lengths, and
 /// scores for Importance::kUserScores. Writes importance [B,Hq,Nq,Nk], >= 0. Throws
-/// Error(kUnsupported) when budget[0] is 1: such a plan estimates nothing.
+/// Error(kUnsupported) when budget[0] is 1 in every head: such a plan estimates nothing.
 inline void estimate_importance(const Plan& plan, const AttentionIo& io,
                                 std::span<float> importance, std::span<std::byte> workspace,
                                 Stream stream = {}) {

@@ -112,6 +112,8 @@ psa_status psa_config_set_density(psa_config* config, double density) {
     const auto budget = psa::core::budget_for_density(known, density);
     config->rule = PSA_RULE_QUOTA;
     std::copy(budget.begin(), budget.end(), std::begin(config->budget));
+    config->head_density = nullptr;
+    config->num_head_densities = 0;
   });
 }
 
@@ -164,8 +166,9 @@ psa_status psa_plan_create(const psa_problem* problem, const psa_config* config,
     require(plan, "plan");
     *plan = nullptr;
     const psa::detail::Problem described = psa::capi::problem_of(problem);
+    const psa::Config wanted = psa::capi::config_of(config, described.shape.heads_q);
     auto created = std::make_unique<psa_plan>(
-        psa_plan{{described.shape, described.layout, psa::capi::config_of(config), described.device,
+        psa_plan{{described.shape, described.layout, wanted, described.device,
                   psa::capi::plan_options_of(options)}});
     *plan = created.release();
   });

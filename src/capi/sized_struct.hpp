@@ -27,9 +27,9 @@ inline constexpr std::uint32_t kFirstSize = 0;
 template <>
 inline constexpr std::uint32_t kFirstSize<psa_problem> = 112;
 template <>
-inline constexpr std::uint32_t kFirstSize<psa_config> = 160;
+inline constexpr std::uint32_t kFirstSize<psa_config> = 176;
 template <>
-inline constexpr std::uint32_t kFirstSize<psa_preset> = 200;
+inline constexpr std::uint32_t kFirstSize<psa_preset> = 216;
 template <>
 inline constexpr std::uint32_t kFirstSize<psa_plan_options> = 40;
 template <>

@@ -6,6 +6,7 @@
 #include <string>
 
 #include "capi/sized_struct.hpp"
+#include "core/geometry.hpp"
 #include "psa/error.hpp"
 
 namespace psa::capi {
@@ -23,6 +24,17 @@ void check_binary(const std::string& name, std::int32_t given) {
   throw Error(Status::kInvalidArgument, name + " is " + std::to_string(given) + "; allowed: 0, 1");
 }
 
+/// Before anything is read through the pointer.
+void check_head_density(const psa_config& config, index_t heads_q) {
+  core::check_head_density_count(config.num_head_densities, heads_q);
+  if ((config.head_density == nullptr) == (config.num_head_densities == 0)) return;
+  throw Error(Status::kInvalidArgument, std::string("head_density is ") +
+                                            (config.head_density == nullptr ? "null" : "given") +
+                                            " and num_head_densities is " +
+                                            std::to_string(config.num_head_densities) +
+                                            "; allowed: NULL and 0, or heads_q floats");
+}
+
 TensorView tensor_of(const psa_tensor& tensor, const char* name) {
   check_reserved(name, tensor.reserved);
   return detail::from_c(tensor);
@@ -37,13 +49,19 @@ detail::Problem problem_of(const psa_problem* problem) {
   return detail::from_c(known);
 }
 
-Config config_of(const psa_config* config) {
-  const psa_config known = read_sized(config, "config");
+Config config_of(const psa_config* config, std::optional<index_t> heads_q) {
+  psa_config known = read_sized(config, "config");
   check_binary("use_similarity_cap", known.use_similarity_cap);
   check_binary("text_keys_full", known.text_keys_full);
   check_binary("text_queries_full", known.text_queries_full);
   check_binary("share_group_map", known.share_group_map);
   check_binary("causal", known.causal);
+  if (heads_q.has_value()) {
+    check_head_density(known, *heads_q);
+  } else {
+    known.head_density = nullptr;
+    known.num_head_densities = 0;
+  }
   return detail::from_c(known);
 }
 

@@ -5,6 +5,8 @@
 // translation would lose (sizes, reserved fields, flags, enumerations of the C side alone); ranges
 // are checked by core.
 
+#include <optional>
+
 #include "core/plan.hpp"
 #include "core/presets.hpp"
 #include "core/registry.hpp"
@@ -14,7 +16,8 @@
 namespace psa::capi {
 
 [[nodiscard]] detail::Problem problem_of(const psa_problem* problem);
-[[nodiscard]] Config config_of(const psa_config* config);
+/// For a problem of `heads_q` heads. Without it densities per head are not read and left out.
+[[nodiscard]] Config config_of(const psa_config* config, std::optional<index_t> heads_q = {});
 /// Null gives the defaults.
 [[nodiscard]] core::PlanOptions plan_options_of(const psa_plan_options* options);
 [[nodiscard]] core::CallIo call_io_of(const psa_io* io);

@@ -9,6 +9,7 @@
 #include <cstddef>
 #include <cstdint>
 #include <span>
+#include <vector>
 
 #include "core/device_memory.hpp"
 #include "core/parallel.hpp"
@@ -30,6 +31,7 @@ struct Geometry {
   index_t num_kv_blocks = 0;                        ///< ceil(len_kv / block_kv)
   float scale = 0.0F;                               ///< soft-max scale, resolved
   semantics::ForcedRule forced{{0, 0}, {0, 0}, 0};  ///< S-18, with S-22 already applied
+  std::vector<float> head_budgets;  ///< S-24, [Hq, kMaxLevels]; empty: all have config.budget
 
   [[nodiscard]] index_t heads_per_kv() const { return shape.heads_q / shape.heads_kv; }
 };
@@ -137,9 +139,15 @@ struct ImportanceParams {
 struct LevelsParams {
   Inputs inputs;  ///< only the key lengths
   RowChunk chunk;
-  const float* importance;   ///< null: all blocks equal (dense budgets need no estimate)
-  const std::uint8_t* caps;  ///< null: no similarity cap
-  LevelMapView levels;       ///< whole map
+  const float* importance;    ///< null: all blocks equal (dense budgets need no estimate)
+  const std::uint8_t* caps;   ///< null: no similarity cap
+  LevelMapView levels;        ///< whole map
+  const float* head_budgets;  ///< S-24, [Hq, kMaxLevels]; null: all heads have config.budget
+
+  /// Shares of levels 1..kMaxLevels for a query head, where the host may follow head_budgets.
+  [[nodiscard]] const float* budget(const Config& config, index_t head_q) const {
+    return head_budgets == nullptr ? config.budget.data() : head_budgets + head_q * kMaxLevels;
+  }
 };
 
 /// S-5 to S-8, S-23. On a device, where nobody could check the map, codes above kBlockMean and

@@ -3,10 +3,12 @@
 
 #include <algorithm>
 #include <cmath>
+#include <iterator>
 #include <limits>
 #include <sstream>
 #include <string>
 
+#include "core/presets.hpp"
 #include "psa/error.hpp"
 #include "semantics/official.hpp"
 #include "semantics/reorder.hpp"
@@ -216,10 +218,61 @@ semantics::ForcedRule make_forced_rule(const ProblemShape& shape, const TokenLay
   return rule;
 }
 
+/// S-24.
+void check_head_density(const ProblemShape& shape, const Config& config) {
+  const std::vector<float>& density = config.head_density;
+  const auto refuse = [&](const std::string& reason) {
+    throw Error(Status::kInvalidArgument,
+                "head_density has " + std::to_string(density.size()) + " entries; " + reason);
+  };
+  check_head_density_count(std::ssize(density), shape.heads_q);
+  if (config.rule != LevelRule::kQuota) refuse("with rule = threshold it must be empty");
+  if (config.compat != Compat::kNone) refuse("with compat = official it must be empty");
+  if (config.budget[0] >= 1.0F) {
+    refuse("with budget[0] = 1 (dense attention) it must be empty");
+  }
+  if (!config.share_group_map) return;
+  const auto group = static_cast<std::size_t>(shape.heads_q / shape.heads_kv);
+  for (std::size_t h = 0; h < density.size(); ++h) {
+    const std::size_t first = h / group * group;
+    if (density[h] == density[first]) continue;
+    std::ostringstream rule;
+    rule << "with share_group_map it must equal head_density[" << first
+         << "] of the same KV head, which is " << density[first];
+    reject("head_density[" + std::to_string(h) + "]", density[h], rule.str());
+  }
+}
+
+std::vector<float> make_head_budgets(const ProblemShape& shape, const Config& config) {
+  std::vector<float> budgets;
+  if (config.head_density.empty()) return budgets;
+  check_head_density(shape, config);
+  for (std::size_t h = 0; h < config.head_density.size(); ++h) {
+    const semantics::Budget budget =
+        budget_for_density(config, static_cast<double>(config.head_density[h]),
+                           "head_density[" + std::to_string(h) + "]");
+    budgets.insert(budgets.end(), budget.begin(), budget.end());
+  }
+  return budgets;
+}
+
 }  // namespace
 
-bool is_dense(const Config& config) {
-  return config.compat == Compat::kNone && config.budget[0] >= 1.0F;
+void check_head_density_count(std::int64_t count, index_t heads_q) {
+  if (count == 0 || (count == heads_q && count > 0 && count <= kMaxCount)) return;
+  throw Error(Status::kInvalidArgument,
+              "head_density has " + std::to_string(count) +
+                  " entries; it must have one for each query head, heads_q is " +
+                  std::to_string(heads_q));
+}
+
+bool is_dense(const Geometry& geometry) {
+  if (geometry.config.compat != Compat::kNone) return false;
+  if (geometry.head_budgets.empty()) return geometry.config.budget[0] >= 1.0F;
+  for (std::size_t first = 0; first < geometry.head_budgets.size(); first += kMaxLevels) {
+    if (geometry.head_budgets[first] < 1.0F) return false;
+  }
+  return true;
 }
 
 bool orders_queries_by_content(const Config& config) { return config.reorder == Reorder::kKMeans; }
@@ -245,6 +298,7 @@ Geometry make_geometry(const ProblemShape& shape, const TokenLayout& layout, con
                 ? config.softmax_scale
                 : static_cast<float>(1.0 / std::sqrt(static_cast<double>(shape.head_dim)));
   g.forced = make_forced_rule(shape, layout, config);
+  g.head_budgets = make_head_budgets(shape, config);
   return g;
 }
 

@@ -93,7 +93,7 @@ class QueryBlock {
 
  private:
   [[nodiscard]] double selection_macs(index_t tokens) const {
-    return is_dense(g_.config) ? 0.0 : estimator_macs(g_.config, queries_.size(), tokens);
+    return is_dense(g_) ? 0.0 : estimator_macs(g_.config, queries_.size(), tokens);
   }
 
   const Geometry& g_;

@@ -19,9 +19,9 @@ bool reads_values(const Config& config, int code) {
   return code == kBlockMean ? reads_means(config.rest) : code <= config.num_levels;
 }
 
-bool reads_keys(const Config& config, int code) {
-  const bool estimates = config.importance == Importance::kPooledLse && !is_dense(config);
-  return reads_values(config, code) || (estimates && code == sub_block_level(config));
+bool reads_keys(const Geometry& g, int code) {
+  const bool estimates = g.config.importance == Importance::kPooledLse && !is_dense(g);
+  return reads_values(g.config, code) || (estimates && code == sub_block_level(g.config));
 }
 
 /// Importance is estimated for as many query blocks at a time as fit in about 1/20 of K and V (and
@@ -61,18 +61,27 @@ Plan::Plan(const Geometry& geometry, const Backend& backend, Device device,
       device_{device.type, backend.memory->is_host() ? 0 : device.index},
       executor_(make_executor(options, *backend.memory)) {
   const CurrentDevice current = make_current();
-  if (!is_dense(geometry_.config)) static_order_ = make_static_order(geometry_);
-  if (!memory().is_host() && !static_order_.empty()) copy_order_to_device();
+  if (!is_dense(geometry_)) static_order_ = make_static_order(geometry_);
+  if (!memory().is_host()) {
+    device_order_ = copy_to_device(std::as_bytes(std::span(static_order_)));
+    device_budgets_ = copy_to_device(std::as_bytes(std::span(geometry_.head_budgets)));
+  }
   chunk_q_blocks_ = chunk_rows(geometry_, backend);
   scratch_bytes_ = backend.scratch_bytes(geometry_);
   lay_out(nullptr, &workspace_bytes_);
 }
 
-void Plan::copy_order_to_device() {
-  const std::size_t bytes = static_order_.size() * sizeof(std::int32_t);
-  device_order_ = {memory().allocate(bytes), Release{&memory()}};
-  memory().copy(bytes_copy(device_order_.get(), static_order_.data(), bytes), Stream{});
+Plan::DeviceArray Plan::copy_to_device(std::span<const std::byte> values) const {
+  if (values.empty()) return {};
+  DeviceArray array{memory().allocate(values.size()), Release{&memory()}};
+  memory().copy(bytes_copy(array.get(), values.data(), values.size()), Stream{});
   memory().synchronize(Stream{});  // calls may come on any stream
+  return array;
+}
+
+const float* Plan::head_budgets() const {
+  if (!memory().is_host()) return static_cast<const float*>(device_budgets_.get());
+  return geometry_.head_budgets.empty() ? nullptr : geometry_.head_budgets.data();
 }
 
 Workspace Plan::lay_out(std::byte* base, std::size_t* bytes) const {
@@ -92,7 +101,7 @@ Workspace Plan::lay_out(std::byte* base, std::size_t* bytes) const {
   }
   for (int code = 2; code < kNumLevelCodes; ++code) {
     PyramidLevel& level = ws.pyramid.at(static_cast<std::size_t>(code));
-    if (!reads_keys(config, code)) continue;
+    if (!reads_keys(geometry_, code)) continue;
     level.rows = pyramid_rows(geometry_, code);
     const std::size_t level_bytes =
         elements(kv_heads * level.rows * shape.head_dim) * size_of(shape.dtype_kv);
@@ -149,14 +158,19 @@ std::string Plan::describe() const {
        << "\n"
        << "blocks     " << geometry_.num_q_blocks << " x " << config.block_q << " queries, "
        << geometry_.num_kv_blocks << " x " << config.block_kv << " keys\n";
-  if (is_dense(config)) {
+  if (is_dense(geometry_)) {
     text << "levels     dense: every block at level 1, nothing is estimated or reordered\n";
   } else {
     text << "order      " << kOrders[static_cast<int>(config.reorder)] << "\n"
          << "importance " << kEstimators[static_cast<int>(config.importance)] << "\n"
          << "levels     " << (config.rule == LevelRule::kQuota ? "quota" : "threshold");
-    for (int l = 0; l < config.num_levels; ++l) {
-      text << (l == 0 ? " " : "/") << config.budget.at(static_cast<std::size_t>(l));
+    if (config.head_density.empty()) {
+      for (int l = 0; l < config.num_levels; ++l) {
+        text << (l == 0 ? " " : "/") << config.budget.at(static_cast<std::size_t>(l));
+      }
+    } else {
+      text << ", " << config.num_levels << " levels, density by head";
+      for (const float density : config.head_density) text << " " << density;
     }
     text << ", rest " << rest_name(config.rest)
          << (config.compat == Compat::kOfficial ? ", compat official" : "") << "\n";

@@ -93,6 +93,7 @@ class Plan {
     const DeviceMemory* memory;
     void operator()(void* data) const { memory->release(data); }
   };
+  using DeviceArray = std::unique_ptr<void, Release>;
 
   Plan(const Geometry& geometry, const PlanOptions& options, Device device);
 
@@ -101,13 +102,17 @@ class Plan {
   Device device_;
   Executor executor_;
   std::vector<std::int32_t> static_order_;
-  std::unique_ptr<void, Release> device_order_;  ///< static_order_ where the host's is not read
+  DeviceArray device_order_;    ///< static_order_ where the host's is not read
+  DeviceArray device_budgets_;  ///< geometry_.head_budgets likewise
   index_t chunk_q_blocks_ = 0;
   std::size_t scratch_bytes_ = 0;  ///< of each worker, on this device
   std::size_t workspace_bytes_ = 0;
 
   [[nodiscard]] CurrentDevice make_current() const { return {memory(), device_.index}; }
-  void copy_order_to_device();
+  /// A copy on the device; null if there is nothing to copy.
+  [[nodiscard]] DeviceArray copy_to_device(std::span<const std::byte> values) const;
+  /// S-24, where the stages read them; null: all heads have the budget of the configuration.
+  [[nodiscard]] const float* head_budgets() const;
   Workspace lay_out(std::byte* base, std::size_t* bytes) const;
   Workspace carve(std::span<std::byte> workspace) const;
   StageContext context(const Workspace& ws, Stream stream) const;

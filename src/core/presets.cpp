@@ -13,12 +13,6 @@
 namespace psa::core {
 namespace {
 
-using Budget = std::array<float, kMaxLevels>;
-
-/// Cumulative shares of the blocks at levels 1, 2, 4, 8, per unit of density: the split that
-/// docs/selection.md measures as best of those tried.
-constexpr std::array<double, 4> kPyramidSplit{0.55, 0.85, 1.25, 2.85};
-
 /// Only what the budget depends on; the rest of the configuration is checked with the plan.
 void check_levels_fit(const Config& config) {
   if (!semantics::is_block_size(config.block_kv)) {
@@ -30,27 +24,6 @@ void check_levels_fit(const Config& config) {
     throw Error(Status::kInvalidArgument, "num_levels is " + std::to_string(config.num_levels) +
                                               "; allowed: 1..5 with 2^(num_levels-1) <= block_kv");
   }
-}
-
-double density_of(const Budget& budget, const Config& config) {
-  double density = 0;
-  double previous = 0;
-  for (int l = 1; l <= config.num_levels; ++l) {
-    const double share = static_cast<double>(budget.at(static_cast<std::size_t>(l - 1)));
-    density += (share - previous) / static_cast<double>(semantics::pool_factor(l, config.block_kv));
-    previous = share;
-  }
-  return reads_means(config.rest) ? density + (1.0 - previous) / config.block_kv : density;
-}
-
-Budget split_budget(double unit, int num_levels) {
-  Budget budget{};
-  for (std::size_t l = 0; l < budget.size(); ++l) {
-    const std::size_t used = std::min<std::size_t>(l, static_cast<std::size_t>(num_levels) - 1);
-    const double share = kPyramidSplit.at(std::min(used, kPyramidSplit.size() - 1)) * unit;
-    budget.at(l) = static_cast<float>(std::min(share, 1.0));
-  }
-  return budget;
 }
 
 Config published(int block_kv, LevelRule rule, const std::array<float, 4>& shares) {
@@ -151,26 +124,18 @@ std::vector<PresetEntry> make_presets() {
 
 }  // namespace
 
-std::array<float, kMaxLevels> budget_for_density(const Config& config, double density) {
+semantics::Budget budget_for_density(const Config& config, double density,
+                                     const std::string& name) {
   check_levels_fit(config);
-  const double least = reads_means(config.rest) ? 1.0 / config.block_kv : 0.0;
+  const semantics::SplitRule rule{config.num_levels, config.block_kv, reads_means(config.rest)};
+  const double least = semantics::least_density(rule);
   if (!(density > least && density <= 1.0)) {
     std::ostringstream text;
-    text << "density is " << density << "; allowed: more than " << least
-         << (reads_means(config.rest) ? " (the block means alone)" : "") << ", up to 1";
+    text << name << " is " << density << "; allowed: more than " << least
+         << (rule.reads_means ? " (the block means alone)" : "") << ", up to 1";
     throw Error(Status::kInvalidArgument, text.str());
   }
-  double low = 0.0;
-  double high = 1.0 / kPyramidSplit[0];  // everything at level 1
-  for (int step = 0; step < 60; ++step) {
-    const double middle = (low + high) / 2;
-    (density_of(split_budget(middle, config.num_levels), config) < density ? low : high) = middle;
-  }
-  Budget budget = split_budget(high, config.num_levels);
-  for (float& share : budget) {  // five digits, so that configurations stay readable
-    share = static_cast<float>(std::round(static_cast<double>(share) * 1e5) / 1e5);
-  }
-  return budget;
+  return semantics::budget_of_density(density, rule);
 }
 
 std::span<const PresetEntry> presets() {

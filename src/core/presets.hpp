@@ -1,11 +1,12 @@
 // SPDX-License-Identifier: Apache-2.0
 #pragma once
 
-#include <array>
 #include <span>
+#include <string>
 
 #include "psa/config.hpp"
 #include "psa/types.hpp"
+#include "semantics/density.hpp"
 
 namespace psa::core {
 
@@ -22,10 +23,11 @@ struct PresetEntry {
 };
 
 /// Quota budget that reads about `density` of the columns (S-21), the block means of rest = mean
-/// included, in the default split over `config.num_levels` levels. Throws Error(kInvalidArgument)
-/// unless 1/block_kv (rest = mean, linear) or 0 < density <= 1.
-[[nodiscard]] std::array<float, kMaxLevels> budget_for_density(const Config& config,
-                                                               double density);
+/// included, in the default split over `config.num_levels` levels (S-24). Throws
+/// Error(kInvalidArgument) that calls it `name` unless 1/block_kv (rest = mean, linear) or
+/// 0 < density <= 1.
+[[nodiscard]] semantics::Budget budget_for_density(const Config& config, double density,
+                                                   const std::string& name = "density");
 
 /// Our own presets first, then the published ones.
 [[nodiscard]] std::span<const PresetEntry> presets();

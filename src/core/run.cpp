@@ -87,8 +87,7 @@ void for_each_chunk(const Geometry& g, index_t chunk_q_blocks, const Body& body)
 }
 
 void check_scores(const Geometry& g, const CallIo& io) {
-  if (g.config.importance == Importance::kUserScores && !is_dense(g.config) &&
-      io.scores == nullptr) {
+  if (g.config.importance == Importance::kUserScores && !is_dense(g) && io.scores == nullptr) {
     throw Error(Status::kInvalidArgument,
                 "scores is null; importance = user_scores needs [batch, heads_q, num_q_blocks, "
                 "num_kv_blocks] floats");
@@ -110,7 +109,7 @@ Inputs Plan::order_inputs(const CallIo& io, const Workspace& ws, Stream stream,
                           bool needs_q) const {
   const ProblemShape& shape = geometry_.shape;
   Inputs inputs{io.q, io.k, io.v, {}, {}, io.kv_lengths};
-  if (is_dense(geometry_.config)) return inputs;
+  if (is_dense(geometry_)) return inputs;
   if (!static_order_.empty()) {
     const void* order = memory().is_host() ? static_order_.data() : device_order_.get();
     inputs.q_order = {static_cast<const std::int32_t*>(order), 0, 0};
@@ -138,7 +137,7 @@ void Plan::select(const Inputs& inputs, const CallIo& io, const Workspace& ws, L
                   const StageClock& clock, Stream stream) const {
   const Config& config = geometry_.config;
   const StageContext ctx = context(ws, stream);
-  const bool dense = is_dense(config);
+  const bool dense = is_dense(geometry_);
   if (ws.caps != nullptr && !dense) {
     clock.time(&RunStats::levels_ms, [&] { backend_->similarity(ctx, {inputs, ws.caps}); });
   }
@@ -152,8 +151,8 @@ void Plan::select(const Inputs& inputs, const CallIo& io, const Workspace& ws, L
       });
     }
     clock.time(&RunStats::levels_ms, [&] {
-      backend_->levels(
-          ctx, {inputs, chunk, dense ? nullptr : ws.importance, dense ? nullptr : ws.caps, levels});
+      backend_->levels(ctx, {inputs, chunk, dense ? nullptr : ws.importance,
+                             dense ? nullptr : ws.caps, levels, head_budgets()});
     });
   });
 }
@@ -196,7 +195,7 @@ void Plan::forward(const CallIo& io, std::span<std::byte> workspace, RunStats* s
   if (io.levels == nullptr) check_scores(geometry_, io);
   const Workspace ws = carve(workspace);
   const StageContext ctx = context(ws, stream);
-  const bool needs_pyramid = io.levels != nullptr || !is_dense(geometry_.config);
+  const bool needs_pyramid = io.levels != nullptr || !is_dense(geometry_);
   const LevelMapView levels =
       view_of(geometry_, io.levels_out != nullptr ? io.levels_out : ws.levels);
   const CurrentDevice current = make_current();
@@ -222,11 +221,11 @@ void Plan::forward(const CallIo& io, std::span<std::byte> workspace, RunStats* s
 
 void Plan::estimate_importance(const CallIo& io, float* importance, std::span<std::byte> workspace,
                                Stream stream) const {
-  if (is_dense(geometry_.config)) {
+  if (is_dense(geometry_)) {
     throw Error(
         Status::kUnsupported,
-        "budget[0] is 1: this plan reads every block at level 1 and has no room to estimate "
-        "anything; lower the budget");
+        "budget[0] is 1 in every head: this plan reads every block at level 1 and has no room to "
+        "estimate anything; lower the budget");
   }
   check_query(geometry_, device_, io);
   check_keys(geometry_, device_, io);
@@ -264,7 +263,8 @@ void Plan::assign_levels(const CallIo& io, const float* importance, LevelCode* l
   }
   for_each_chunk(geometry_, chunk_q_blocks_, [&](const RowChunk& chunk) {
     memory().copy(gather(rows_of(geometry_, chunk), importance, ws.importance), stream);
-    backend_->levels(ctx, {inputs, chunk, ws.importance, ws.caps, view_of(geometry_, levels)});
+    backend_->levels(
+        ctx, {inputs, chunk, ws.importance, ws.caps, view_of(geometry_, levels), head_budgets()});
   });
 }
 
@@ -278,7 +278,7 @@ void Plan::select_levels(const CallIo& io, LevelCode* levels, std::span<std::byt
   const CurrentDevice current = make_current();
   const Inputs inputs = order_inputs(io, ws, stream, /*needs_q=*/true);
   ws.pyramid = keys_for_importance(geometry_.config, ws.pyramid);
-  if (!is_dense(geometry_.config)) backend_->pyramid(context(ws, stream), {inputs, ws.pyramid});
+  if (!is_dense(geometry_)) backend_->pyramid(context(ws, stream), {inputs, ws.pyramid});
   const StageClock clock(memory(), stream, nullptr);
   select(inputs, io, ws, view_of(geometry_, levels), clock, stream);
 }

@@ -59,6 +59,7 @@ struct Row {
   index_t kv_length;
   const float* importance;   // [Nk] or null
   const std::uint8_t* caps;  // [Nk] or null
+  const float* budget;       // [kMaxLevels]
 
   [[nodiscard]] float importance_of(index_t kv_block) const {
     return importance == nullptr ? 0.0F : semantics::ranked_importance(importance[kv_block]);
@@ -156,13 +157,14 @@ class ThresholdWalk {
 };
 
 /// S-14, S-15, S-17, S-18. `ranked` is the importance of the candidates.
-void assign(const Config& config, std::span<const float> ranked, index_t forced, LevelCode* codes) {
+void assign(const Row& row, std::span<const float> ranked, index_t forced, LevelCode* codes) {
+  const Config& config = row.geometry.config;
   const auto count = static_cast<index_t>(ranked.size());
   const bool by_quota = config.rule == LevelRule::kQuota;
   ThresholdWalk walk(by_quota ? std::span<const float>() : ranked);
   index_t last = 0;
   for (int level = semantics::kFinestLevel; level <= config.num_levels; ++level) {
-    const float share = share_of(config, level);
+    const float share = row.budget[level - 1];
     index_t cut = by_quota ? semantics::quota_cut(count, share) : walk.cut(share);
     if (level == semantics::kFinestLevel) {
       cut = semantics::full_cut(cut, forced, config.min_full_blocks, count);
@@ -248,7 +250,7 @@ void assign_row(const Row& row, const LevelScratch& scratch, LevelCode* codes) {
   if (official) {
     assign_official(config, importance, scratch);
   } else {
-    assign(config, importance, forced, scratch.codes);
+    assign(row, importance, forced, scratch.codes);
   }
   std::fill_n(codes, row.geometry.num_kv_blocks, kSkip);
   for (std::size_t p = 0; p < ranked.size(); ++p) {
@@ -278,7 +280,8 @@ void levels(const StageContext& context, const core::LevelsParams& params) {
         .kv_length = params.inputs.kv_length(chunk.batch),
         .importance =
             params.importance == nullptr ? nullptr : params.importance + item * g.num_kv_blocks,
-        .caps = params.caps == nullptr ? nullptr : params.caps + kv_head * g.num_kv_blocks};
+        .caps = params.caps == nullptr ? nullptr : params.caps + kv_head * g.num_kv_blocks,
+        .budget = params.budget(g.config, h)};
     assign_row(row, scratch, params.levels.row(chunk.batch, h, q_block));
   });
 }

@@ -36,8 +36,10 @@ struct LevelRow {
   index_t kv_length;
   const float* importance;   // [Nk] or null
   const std::uint8_t* caps;  // [Nk] or null
+  const float* budget;       // [kMaxLevels]
 
   [[nodiscard]] const Config& config() const { return geometry.config; }
+  [[nodiscard]] float share_of(int level) const { return budget[level - 1]; }
   [[nodiscard]] bool is_official() const { return config().compat == Compat::kOfficial; }
   [[nodiscard]] int rest_code() const {
     return reads_means(config().rest) ? semantics::kBlockMeanCode : semantics::kSkipCode;
@@ -61,8 +63,6 @@ std::vector<RankKey> candidates(const LevelRow& row) {
   }
   return found;
 }
-
-float share_of(const Config& config, int level) { return config.budget[to_size(level - 1)]; }
 
 /// S-14.
 index_t quota_cut(const std::vector<RankKey>& ranked, float share) {
@@ -93,7 +93,7 @@ std::vector<int> assign(const LevelRow& row, const std::vector<RankKey>& ranked)
   std::vector<int> codes(ranked.size(), row.rest_code());
   index_t last = 0;
   for (int level = semantics::kFinestLevel; level <= config.num_levels; ++level) {
-    const float share = share_of(config, level);
+    const float share = row.share_of(level);
     index_t cut =
         config.rule == LevelRule::kQuota ? quota_cut(ranked, share) : threshold_cut(ranked, share);
     if (level == semantics::kFinestLevel) {
@@ -119,10 +119,11 @@ std::vector<double> cumulative_shares(const std::vector<RankKey>& ranked) {
 }
 
 /// S-22(b) and (c). End of the run of `level`, which starts at rank `last`.
-index_t official_end(const Config& config, const std::vector<RankKey>& ranked, int level,
+index_t official_end(const LevelRow& row, const std::vector<RankKey>& ranked, int level,
                      index_t last) {
+  const Config& config = row.config();
   const auto count = static_cast<index_t>(ranked.size());
-  const auto upto = static_cast<double>(share_of(config, level));
+  const auto upto = static_cast<double>(row.share_of(level));
   const index_t factor = semantics::pool_factor(level, config.block_kv);
   if (config.rule == LevelRule::kQuota) {
     const index_t cut = semantics::official_quota_cut(count, upto);
@@ -146,7 +147,7 @@ std::vector<int> official_bands(const LevelRow& row, const std::vector<RankKey>&
   for (std::size_t p = 0; p < ranked.size(); ++p) {
     double lower = 0.0;
     for (int level = semantics::kFinestLevel; level <= config.num_levels; ++level) {
-      const auto upper = static_cast<double>(share_of(config, level));
+      const auto upper = static_cast<double>(row.share_of(level));
       if (semantics::official_is_in_band(shares[p], lower, upper)) codes[p] = level;
       lower = upper;
     }
@@ -163,8 +164,8 @@ std::vector<int> assign_official(const LevelRow& row, const std::vector<RankKey>
   for (int level = semantics::kFinestLevel; level <= config.num_levels; ++level) {
     const index_t end = config.causal
                             ? semantics::official_causal_quota_cut(
-                                  static_cast<index_t>(ranked.size()), share_of(config, level))
-                            : official_end(config, ranked, level, last);
+                                  static_cast<index_t>(ranked.size()), row.share_of(level))
+                            : official_end(row, ranked, level, last);
     for (; last < end; ++last) codes[to_size(last)] = level;
   }
   return codes;
@@ -215,7 +216,8 @@ void levels(const core::StageContext& context, const core::LevelsParams& params)
     const std::uint8_t* caps =
         params.caps == nullptr ? nullptr : params.caps + kv_head * num_kv_blocks;
     for (index_t i = chunk.q_block_begin; i < chunk.q_block_end; ++i) {
-      const LevelRow row{geometry, chunk.batch, h, i, kv_length, importance, caps};
+      const LevelRow row{geometry,  chunk.batch, h,    i,
+                         kv_length, importance,  caps, params.budget(geometry.config, h)};
       assign_row(row, params.levels.row(chunk.batch, h, i));
       if (importance != nullptr) importance += num_kv_blocks;
     }

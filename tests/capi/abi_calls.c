@@ -70,6 +70,51 @@ static void check_density(void) {
   CHECK_ERROR(psa_config_set_density(&config, 0.5), PSA_INVALID_ARGUMENT, "block_kv is 0");
 }
 
+static psa_status create(psa_problem problem, psa_config config, const psa_plan_options* options) {
+  psa_plan* plan = NULL;
+  const psa_status status = psa_plan_create(&problem, &config, options, &plan);
+  CHECK((plan == NULL) == (status != PSA_OK));
+  psa_plan_destroy(plan);
+  return status;
+}
+
+/* A density for each query head (S-24); the plan keeps nothing of the caller's. */
+static void check_head_density(void) {
+  const psa_problem problem = small_problem();
+  psa_config config;
+  psa_plan* plan = NULL;
+  float density[HEADS] = {0.15f, 1.0f};
+  char text[2048];
+  psa_config_init(&config);
+  CHECK(config.head_density == NULL && config.num_head_densities == 0);
+  config.block_q = config.block_kv = 16;
+  config.head_density = density;
+  config.num_head_densities = HEADS;
+  CHECK_OK(psa_plan_create(&problem, &config, NULL, &plan));
+  density[0] = density[1] = -1.0f;
+  CHECK_OK(psa_plan_describe(plan, text, sizeof text, NULL));
+  CHECK(strstr(text, "density by head 0.15 1") != NULL);
+  check_forward(plan);
+  psa_plan_destroy(plan);
+  CHECK_ERROR(create(problem, config, NULL), PSA_INVALID_ARGUMENT, "head_density[0] is -1");
+  config.num_head_densities = 1;
+  CHECK_ERROR(create(problem, config, NULL), PSA_INVALID_ARGUMENT, "head_density has 1 entries");
+  config.num_head_densities = 0;
+  CHECK_ERROR(create(problem, config, NULL), PSA_INVALID_ARGUMENT, "head_density is given and num");
+  config.num_head_densities = -2;
+  CHECK_ERROR(create(problem, config, NULL), PSA_INVALID_ARGUMENT, "head_density has -2 entries");
+  config.num_head_densities = INT64_MAX;
+  CHECK_ERROR(create(problem, config, NULL), PSA_INVALID_ARGUMENT, "heads_q is 2");
+  CHECK_OK(psa_config_set_density(&config, 0.25)); /* reads no densities per head */
+  config.head_density = NULL;
+  config.num_head_densities = HEADS;
+  CHECK_ERROR(create(problem, config, NULL), PSA_INVALID_ARGUMENT, "head_density is null");
+  config.head_density = density;
+  CHECK_OK(psa_config_set_density(&config, 0.25));
+  CHECK(config.head_density == NULL && config.num_head_densities == 0);
+  CHECK_OK(create(problem, config, NULL));
+}
+
 static void check_presets(void) {
   /* What a caller with a longer, later psa_preset passes. */
   union {
@@ -159,14 +204,6 @@ static void check_struct_sizes(void) {
   config.struct_size = 4;
   CHECK_ERROR(psa_plan_create(&later.known, &config, NULL, &plan), PSA_INVALID_ARGUMENT,
               "config.struct_size is 4");
-}
-
-static psa_status create(psa_problem problem, psa_config config, const psa_plan_options* options) {
-  psa_plan* plan = NULL;
-  const psa_status status = psa_plan_create(&problem, &config, options, &plan);
-  CHECK((plan == NULL) == (status != PSA_OK));
-  psa_plan_destroy(plan);
-  return status;
 }
 
 static void check_bad_problems(void) {
@@ -299,6 +336,7 @@ int main(void) {
   check_status_and_version();
   check_initial_values();
   check_density();
+  check_head_density();
   check_presets();
   check_backends();
   check_struct_sizes();

@@ -112,6 +112,41 @@ TEST(DensityMatcher, FindsTheLeastBudgetThatIsDenseEnough) {
   }
 }
 
+// S-24
+TEST(DensityMatcher, ScalesDensitiesPerHead) {
+  Call call = random_call(DType::kF32);
+  call.problem.config.head_density = {0.1F, 0.4F, 0.2F, 0.3F};
+  const AttentionIo io = call.io();
+  const PlacedInputs inputs(io, Device{});
+  const DensityMatcher matcher(call.problem, inputs, io.kv_lengths, call.plan_options);
+  for (const double wanted : {0.2, 0.4, 0.9, 1.0}) {
+    const Config config = matcher.match(call.problem.config, wanted);
+    EXPECT_GE(matcher.density_of(config), wanted);
+    EXPECT_LT(matcher.density_of(config), wanted + 0.05);
+  }
+  EXPECT_LT(matcher.density_of(matcher.match(call.problem.config, 0)), 0.15) << "the means alone";
+}
+
+// S-24
+TEST(Comparison, OtherMethodsGetTheDensityOfAllHeadsTogether) {
+  Call call = random_call(DType::kF32);
+  call.problem.config.head_density = {0.1F, 0.4F, 1.0F, 0.3F};
+  ComparisonOptions options = quiet_options(kAll);
+  options.curve = {0.2, 0.5};
+  const Comparison comparison = compare_methods(call, options);
+  const MethodResult& psa = *comparison.find(Method::kPsa);
+  ASSERT_EQ(psa.head_density.size(), 4U);
+  EXPECT_LT(psa.head_density[0], psa.head_density[3]);
+  EXPECT_EQ(psa.head_density[2], 1.0);
+  for (const Method method : {Method::kBinary, Method::kBinaryMean, Method::kOfficialSplit}) {
+    const MethodResult& other = *comparison.find(method);
+    EXPECT_TRUE(other.problem.config.head_density.empty());
+    EXPECT_GE(other.stats.density, psa.stats.density) << name_of(method);
+    EXPECT_LE(other.stats.density, psa.stats.density + 1.0 / 13) << "one block";
+  }
+  EXPECT_EQ(comparison.curve.size(), 4U);
+}
+
 TEST(DensityMatcher, EndsAtTheExtremes) {
   const Call call = random_call(DType::kF32);
   const AttentionIo io = call.io();

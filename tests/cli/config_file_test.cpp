@@ -50,6 +50,14 @@ TEST(ConfigFile, ReadsSettings) {
   EXPECT_EQ(file.origin, "file.yaml");
 }
 
+// S-24
+TEST(ConfigFile, ReadsADensityPerHead) {
+  const FileConfig file = parse_config("density: .3\nhead_density: [.1, .25, 1]\n", "f", {});
+  EXPECT_THAT(file.config.head_density, ElementsAre(0.1F, 0.25F, 1.0F));
+  EXPECT_THAT(message_of("head_density: [.1, .nan]"), HasSubstr("file.yaml:1: head_density"));
+  EXPECT_THAT(message_of("head_density: [.1, 2]"), HasSubstr("0..1"));
+}
+
 TEST(ConfigFile, StartsFromAPresetWhereverItStands) {
   const FileConfig file = parse_config("rest: mean\npreset: wan2.1-14b\n", "file.yaml", {});
   EXPECT_EQ(file.config.rest, Rest::kMean);

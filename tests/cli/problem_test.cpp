@@ -108,6 +108,30 @@ TEST(Problem, KnowsEveryRest) {
   EXPECT_EQ(parse_problem("h1q512d64 rest=skip").config.rest, Rest::kSkip);
 }
 
+// S-24
+TEST(Problem, ReadsADensityPerHead) {
+  const std::string line = "b1h3q512k512d64:f32 head_density=0.1,0.25,1";
+  const Problem p = parse_problem(line);
+  EXPECT_THAT(p.config.head_density, ElementsAre(0.1F, 0.25F, 1.0F));
+  EXPECT_EQ(p.config.budget, Config{}.budget);
+  EXPECT_EQ(format_problem(p), line);
+}
+
+TEST(Problem, DensitiesPerHeadOfTheBaseEndWhereTheLineGivesABudget) {
+  Problem base;
+  base.config.head_density = {0.1F, 0.2F};
+  for (const char* word : {"density=.3", "budget=.1,.2", "rule=quota,.1", "rule=dense",
+                           "head_density=none", "preset=balanced"}) {
+    const Problem p = parse_problem(std::string("h2q512d64 ") + word, base);
+    EXPECT_TRUE(p.config.head_density.empty()) << word;
+  }
+  EXPECT_EQ(parse_problem("h2q512d64 rest=skip", base).config.head_density,
+            base.config.head_density);
+  EXPECT_THAT(parse_problem("h2q512d64 head_density=.5,.6 density=.3", base).config.head_density,
+              ElementsAre(0.5F, 0.6F));
+  EXPECT_TRUE(dense_problem(base).config.head_density.empty());
+}
+
 TEST(Problem, PresetComesFirstWhereverItStands) {
   const Problem p = parse_problem("h1q512d64 rest=mean preset=wan2.1-14b");
   const Config preset = find_preset("wan2.1-14b").config;
@@ -206,6 +230,12 @@ TEST(Problem, RefusesNumbersThatAreNone) {
                            "iterations=0",
                            "density=0",
                            "density=1.1",
+                           "head_density",
+                           "head_density=",
+                           "head_density=nan",
+                           "head_density=.1,",
+                           "head_density=.1,1.5",
+                           "head_density=-.1",
                            "causal=maybe",
                            "grid=0x1x1",
                            "text=-1",

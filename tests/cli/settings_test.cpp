@@ -40,9 +40,10 @@ TEST(Settings, NamesAreUnique) {
   }
 }
 
-TEST(Settings, PresetIsFirstAndDensityLast) {
+TEST(Settings, PresetIsFirstAndDensitiesLast) {
   EXPECT_EQ(settings().front().name, "preset");
-  EXPECT_EQ(settings().back().name, "density");
+  EXPECT_EQ(settings()[settings().size() - 2].name, "density");
+  EXPECT_EQ(settings().back().name, "head_density");
 }
 
 TEST(Settings, DensityIsMetByTheBudget) {

@@ -7,6 +7,7 @@
 
 #include <algorithm>
 #include <cmath>
+#include <iterator>
 #include <limits>
 #include <random>
 #include <string>
@@ -48,6 +49,14 @@ TEST_P(CudaLevels, AreThoseOfTheReference) {
   }
 }
 
+TEST_P(CudaLevels, S24AreThoseOfTheReferenceWithADensityPerHead) {
+  Problem problem = GetParam().problem;
+  for (const Config& config : head_density_configs(problem.config, problem.shape.heads_q)) {
+    problem.config = config;
+    expect_equal_levels(problem, GetParam().kv_lengths);
+  }
+}
+
 TEST_P(CudaLevels, AreThoseOfTheReferenceWithText) {
   Problem problem = GetParam().problem;
   problem.layout.text_tokens = std::min<index_t>(problem.shape.len_kv, 18);
@@ -75,7 +84,9 @@ void expect_equal_long_rows(index_t num_kv_blocks, bool causal) {
                    .dtype_out = DType::kBF16};
   problem.layout.text_tokens = 100;
   problem.config.causal = causal;
-  for (const Config& config : level_configs(problem.config)) {
+  std::vector<Config> configs = level_configs(problem.config);
+  std::ranges::copy(head_density_configs(problem.config, 2), std::back_inserter(configs));
+  for (const Config& config : configs) {
     problem.config = config;
     expect_equal_levels(problem, {static_cast<std::int32_t>(problem.shape.len_kv - 37)});
   }

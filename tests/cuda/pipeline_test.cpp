@@ -316,6 +316,31 @@ TEST_P(CudaPipeline, MoreDensityMeansLessError) {
   }
 }
 
+TEST_P(CudaPipeline, S24EqualDensitiesPerHeadGiveTheBitsOfOneDensity) {
+  Problem one = typed(video(Importance::kPooledLse));
+  Problem each = one;
+  each.config.head_density = {0.2F, 0.2F, 0.2F, 0.2F};
+  one.config.budget = core::budget_for_density(one.config, static_cast<double>(0.2F));
+  QkvTensors qkv = random_qkv(one, 13);
+  const CallResult want = call_plan(device_plan(one), qkv);
+  const CallResult got = call_plan(device_plan(each), qkv);
+  EXPECT_EQ(got.levels, want.levels);
+  EXPECT_TRUE(got.out.buffer().has_same_bytes(want.out.buffer()));
+}
+
+TEST_P(CudaPipeline, S24ReadsTheDensitiesOfThePlan) {
+  Problem problem = typed(video(Importance::kUserScores));
+  problem.config.similarity_cap.reset();
+  problem.config.head_density = {0.1F, 1.0F, 0.3F, 0.6F};
+  QkvTensors qkv = random_qkv(problem, 14);
+  const CallExtras extras{.scores = uneven_scores(map_size(problem))};
+  const CallResult want = call_plan(reference_plan(problem), qkv, extras);
+  const CallResult got = call_plan(device_plan(problem), qkv, extras);
+  EXPECT_EQ(got.levels, want.levels);
+  EXPECT_EQ(got.stats.density, want.stats.density);
+  expect_near(got, want);
+}
+
 // ---- rows without keys, NaN and Inf ------------------------------------------------------------
 
 TEST_P(CudaPipeline, S7EmptyRowsAreZero) {

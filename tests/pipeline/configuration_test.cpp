@@ -43,6 +43,49 @@ const BadField kBadFields[] = {
     {"budget[1]", "0..1", [](Request& r) { r.config.budget[1] = -0.1F; }},
     {"budget[2]", "0..1", [](Request& r) { r.config.budget[2] = 1.5F; }},
     {"budget[1]", "cumulative", [](Request& r) { r.config.budget[1] = 0.01F; }},
+    // S-24
+    {"head_density has 3 entries", "heads_q is 4",
+     [](Request& r) {
+       r.config.head_density = {0.1F, 0.2F, 0.3F};
+     }},
+    {"head_density[3] is nan", "more than 0.0078125 (the block means alone), up to 1",
+     [](Request& r) {
+       r.config.head_density = {0.1F, 0.2F, 0.3F, kNaN};
+     }},
+    {"head_density[1] is 1.5", "up to 1",
+     [](Request& r) {
+       r.config.head_density = {0.1F, 1.5F, 0.3F, 0.4F};
+     }},
+    {"head_density[0] is 0.0078125", "more than 0.0078125",
+     [](Request& r) {
+       r.config.head_density = {0.0078125F, 0.2F, 0.3F, 0.4F};
+     }},
+    {"head_density[2] is 0;", "more than 0, up to 1",
+     [](Request& r) {
+       r.config.rest = Rest::kSkip;
+       r.config.head_density = {0.1F, 0.2F, 0, 0.4F};
+     }},
+    {"head_density has 4 entries", "rule = threshold",
+     [](Request& r) {
+       r.config.rule = LevelRule::kThreshold;
+       r.config.head_density = {0.1F, 0.2F, 0.3F, 0.4F};
+     }},
+    {"head_density has 4 entries", "compat = official",
+     [](Request& r) {
+       r.config.rest = Rest::kSkip;
+       r.config.compat = Compat::kOfficial;
+       r.config.head_density = {0.1F, 0.2F, 0.3F, 0.4F};
+     }},
+    {"head_density has 4 entries", "budget[0] = 1",
+     [](Request& r) {
+       r.config.budget = {1, 1, 1, 1, 1};
+       r.config.head_density = {0.1F, 0.2F, 0.3F, 0.4F};
+     }},
+    {"head_density[3] is 0.4", "must equal head_density[2] of the same KV head, which is 0.3",
+     [](Request& r) {
+       r.config.share_group_map = true;
+       r.config.head_density = {0.1F, 0.1F, 0.3F, 0.4F};
+     }},
     {"samples_q", "0..128", [](Request& r) { r.config.samples_q = 129; }},
     {"samples_kv", "0..128", [](Request& r) { r.config.samples_kv = -1; }},
     {"antidiagonal_stride", "4, 8, 16", [](Request& r) { r.config.antidiagonal_stride = 5; }},

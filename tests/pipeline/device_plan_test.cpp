@@ -60,7 +60,9 @@ TEST(DevicePlan, GivesWhatTheSameStagesGiveOnTheHost) {
   dense.config.budget = {1, 1, 1, 1, 1};
   Problem clustered = video();
   clustered.config.reorder = Reorder::kHybrid;
-  for (const Problem& problem : {video(), causal, dense, clustered}) {
+  Problem per_head = video();  // S-24
+  per_head.config.head_density = {0.1F, 0.3F, 1.0F, 0.2F};
+  for (const Problem& problem : {video(), causal, dense, clustered, per_head}) {
     SCOPED_TRACE(describe(problem));
     QkvTensors qkv = random_qkv(problem, 1, MemoryLayout::kPadded);
     const auto len_kv = static_cast<std::int32_t>(problem.shape.len_kv);
@@ -191,13 +193,17 @@ TEST(DevicePlan, RunsOnItsOwnDeviceAndLeavesTheCurrentOne) {
   EXPECT_NE(plan.describe().find("device 1"), std::string::npos) << plan.describe();
 }
 
-TEST(DevicePlan, OwnsItsTokenOrderUntilItEnds) {
+TEST(DevicePlan, OwnsItsTokenOrderAndBudgetsUntilItEnds) {
   const int before = walled_counts().live_blocks;
   {
     core::Plan plan = walled_plan(video());
     EXPECT_EQ(walled_counts().live_blocks, before + 1);
     const core::Plan moved = std::move(plan);
     EXPECT_EQ(walled_counts().live_blocks, before + 1);
+    Problem per_head = video();
+    per_head.config.head_density = {0.1F, 0.3F, 1.0F, 0.2F};
+    const core::Plan with_budgets = walled_plan(per_head);
+    EXPECT_EQ(walled_counts().live_blocks, before + 3);
   }
   EXPECT_EQ(walled_counts().live_blocks, before);
   Problem identity = video();

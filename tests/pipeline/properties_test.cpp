@@ -4,8 +4,14 @@
 
 #include <gtest/gtest.h>
 
+#include <algorithm>
+#include <array>
 #include <cmath>
+#include <cstddef>
 #include <limits>
+#include <string>
+#include <utility>
+#include <vector>
 
 #include "core/presets.hpp"
 #include "support/compare.hpp"
@@ -292,6 +298,126 @@ TEST_P(EveryBackend, MoreDensityMeansLessError) {
     EXPECT_LT(error, previous) << density;
     previous = error;
   }
+}
+
+// ---- a density per head (S-24)
+// -------------------------------------------------------------------
+
+/// Every head a KV head of its own, and neither text nor a minimum, which would force blocks.
+Problem four_heads(std::vector<float> head_density) {
+  Problem problem;
+  problem.shape = {2, 4, 4, 210, 210, 24};
+  problem.layout.grid = {5, 6, 7};
+  problem.config.reorder = Reorder::kGilbert;
+  problem.config.head_density = std::move(head_density);
+  return problem;
+}
+
+void expect_same_bits(const CallResult& got, const CallResult& want) {
+  EXPECT_EQ(got.levels, want.levels);
+  EXPECT_TRUE(got.out.buffer().has_same_bytes(want.out.buffer()));
+  EXPECT_EQ(got.lse, want.lse);
+  EXPECT_EQ(got.stats.density, want.stats.density);
+}
+
+TEST_P(EveryBackend, S24EqualDensitiesGiveTheBitsOfOneDensity) {
+  for (const Rest rest : {Rest::kSkip, Rest::kMean, Rest::kLinear}) {
+    for (const float density : {0.11F, 0.35F, 0.8F, 1.0F}) {
+      Problem one = four_heads({});
+      one.config.rest = rest;
+      Problem each = four_heads({density, density, density, density});
+      each.config.rest = rest;
+      one.config.budget = core::budget_for_density(one.config, static_cast<double>(density));
+      QkvTensors qkv = random_qkv(one, 14);
+      expect_same_bits(call_plan(make_plan(each, GetParam()), qkv),
+                       call_plan(make_plan(one, GetParam()), qkv));
+    }
+  }
+}
+
+TEST_P(EveryBackend, S24HeadsDoNotMeetInTheMap) {
+  const std::vector<float> densities{0.1F, 1.0F, 0.3F, 0.65F};
+  QkvTensors qkv = random_qkv(four_heads({}), 15);
+  const CallResult mixed = call_plan(make_plan(four_heads(densities), GetParam()), qkv);
+  const std::size_t batch = mixed.levels.size() / 2;
+  const std::size_t head = batch / 4;
+  for (std::size_t h = 0; h < 4; ++h) {
+    const std::vector<float> alike(4, densities[h]);
+    const CallResult want = call_plan(make_plan(four_heads(alike), GetParam()), qkv);
+    for (std::size_t b = 0; b < 2; ++b) {
+      const auto first = static_cast<std::ptrdiff_t>(b * batch + h * head);
+      EXPECT_TRUE(std::equal(want.levels.begin() + first,
+                             want.levels.begin() + first + static_cast<std::ptrdiff_t>(head),
+                             mixed.levels.begin() + first))
+          << "head " << h << ", batch element " << b;
+    }
+  }
+}
+
+TEST_P(EveryBackend, S24PermutedHeadsAndDensitiesPermuteTheMap) {
+  constexpr std::array<index_t, 4> kFrom{2, 0, 3, 1};  // head h of the second call
+  const std::vector<float> densities{0.1F, 1.0F, 0.3F, 0.65F};
+  std::vector<float> permuted;
+  for (const index_t h : kFrom) permuted.push_back(densities[static_cast<std::size_t>(h)]);
+  QkvTensors qkv = random_qkv(four_heads({}), 16);
+  QkvTensors moved = qkv;
+  for (index_t b = 0; b < 2; ++b) {
+    for (index_t h = 0; h < 4; ++h) {
+      const index_t from = kFrom.at(static_cast<std::size_t>(h));
+      for (index_t l = 0; l < 210; ++l) {
+        for (index_t c = 0; c < 24; ++c) {
+          moved.q.set(b, h, l, c, qkv.q.get(b, from, l, c));
+          moved.k.set(b, h, l, c, qkv.k.get(b, from, l, c));
+          moved.v.set(b, h, l, c, qkv.v.get(b, from, l, c));
+        }
+      }
+    }
+  }
+  const CallResult want = call_plan(make_plan(four_heads(densities), GetParam()), qkv);
+  const CallResult got = call_plan(make_plan(four_heads(permuted), GetParam()), moved);
+  const auto head = static_cast<std::ptrdiff_t>(want.levels.size() / 8);
+  for (std::ptrdiff_t b = 0; b < 2; ++b) {
+    for (std::ptrdiff_t h = 0; h < 4; ++h) {
+      const auto to = got.levels.begin() + (4 * b + h) * head;
+      const std::ptrdiff_t from = kFrom.at(static_cast<std::size_t>(h));
+      EXPECT_TRUE(std::equal(to, to + head, want.levels.begin() + (4 * b + from) * head)) << h;
+    }
+  }
+  EXPECT_NEAR(got.stats.density, want.stats.density, 1e-12);
+}
+
+TEST_P(EveryBackend, S24DensityIsThatOfTheMeanHead) {
+  Problem problem = four_heads({0.1F, 1.0F, 0.3F, 0.65F});
+  problem.config.min_full_blocks = 0;
+  QkvTensors qkv = random_qkv(problem, 17);
+  const CallResult got = call_plan(make_plan(problem, GetParam()), qkv);
+  EXPECT_NEAR(got.stats.density, (0.1 + 1.0 + 0.3 + 0.65) / 4, 0.03);
+  EXPECT_GT(got.stats.selection_cost, 0.0);
+}
+
+TEST_P(EveryBackend, S24DensityOneInEveryHeadIsDenseAndEstimatesNothing) {
+  const Problem problem = four_heads({1, 1, 1, 1});
+  QkvTensors qkv = random_qkv(problem, 18);
+  const CallResult want = call_plan(make_plan(dense(four_heads({})), GetParam()), qkv);
+  const core::Plan plan = make_plan(problem, GetParam());
+  expect_same_bits(call_plan(plan, qkv), want);
+  EXPECT_NE(plan.describe().find("dense"), std::string::npos) << plan.describe();
+}
+
+TEST_P(EveryBackend, S24SharedMapsTakeTheDensityOfTheirGroup) {
+  Problem problem = four_heads({0.1F, 0.1F, 0.6F, 0.6F});
+  problem.shape.heads_kv = 2;
+  problem.config.share_group_map = true;
+  QkvTensors qkv = random_qkv(problem, 19);
+  const CallResult got = call_plan(make_plan(problem, GetParam()), qkv);
+  const auto head = static_cast<std::ptrdiff_t>(got.levels.size() / 8);
+  const auto map = [&](std::ptrdiff_t h) {
+    return std::vector<LevelCode>(got.levels.begin() + h * head,
+                                  got.levels.begin() + (h + 1) * head);
+  };
+  EXPECT_EQ(map(0), map(1));
+  EXPECT_EQ(map(2), map(3));
+  EXPECT_LT(std::ranges::count(map(0), 1), std::ranges::count(map(2), 1));
 }
 
 }  // namespace

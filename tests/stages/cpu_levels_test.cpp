@@ -48,6 +48,14 @@ TEST_P(CpuLevels, AreThoseOfTheReference) {
   }
 }
 
+TEST_P(CpuLevels, S24AreThoseOfTheReferenceWithADensityPerHead) {
+  Problem problem = GetParam().problem;
+  for (const Config& config : head_density_configs(problem.config, problem.shape.heads_q)) {
+    problem.config = config;
+    expect_equal_levels(problem, GetParam().kv_lengths);
+  }
+}
+
 TEST_P(CpuLevels, AreThoseOfTheReferenceWithText) {
   Problem problem = GetParam().problem;
   problem.layout.text_tokens = std::min<index_t>(problem.shape.len_kv, 18);

@@ -75,6 +75,17 @@ TEST(ReferenceLevels, S14EmptyLevelsAreLeftOut) {
   EXPECT_EQ(levels_of(problem, {}), (Codes{1, 0, 0, 0}));
 }
 
+TEST(ReferenceLevels, S24EachHeadHasTheBudgetOfItsDensity) {
+  Problem problem = row_problem(8, LevelRule::kQuota, kQuarters);
+  problem.shape.heads_q = problem.shape.heads_kv = 3;
+  problem.config.head_density = {0.25F, 0.5F, 1.0F};
+  // Shares .1375, .2125, .3125, .7125 (u = .25); .3204, .4951, .7282, 1 (u = .5825, where level 4
+  // ends at 1); 1 for all. Of 8 blocks: 1, 2, 3, 6; 3, 4, 6, 8; 8.
+  EXPECT_EQ(levels_of(problem, {}), (Codes{1, 2, 3, 4, 4, 4, 0, 0,  //
+                                           1, 1, 1, 2, 3, 3, 4, 4,  //
+                                           1, 1, 1, 1, 1, 1, 1, 1}));
+}
+
 TEST(ReferenceLevels, S15CutsFollowTheCumulativeShare) {
   // Shares 0.5, 0.25, 0.125, 0.125.
   const std::vector<float> importance{0.125F, 0.5F, 0.125F, 0.25F};

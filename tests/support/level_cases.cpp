@@ -59,4 +59,16 @@ std::vector<Config> level_configs(const Config& base) {
   return configs;
 }
 
+std::vector<Config> head_density_configs(const Config& base, index_t heads_q) {
+  std::vector<Config> configs;
+  for (Config config : level_configs(base)) {
+    if (config.rule != LevelRule::kQuota) continue;
+    for (index_t h = 0; h < heads_q; ++h) {
+      config.head_density.push_back(h % 5 == 3 ? 1.0F : 0.1F + 0.17F * static_cast<float>(h % 5));
+    }
+    configs.push_back(config);
+  }
+  return configs;
+}
+
 }  // namespace psa::testing

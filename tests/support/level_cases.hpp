@@ -24,5 +24,8 @@ inline constexpr ImportanceKind kImportanceKinds[] = {
 [[nodiscard]] std::vector<std::uint8_t> random_caps(const core::Geometry& geometry,
                                                     std::uint64_t seed);
 [[nodiscard]] std::vector<Config> level_configs(const Config& base);
+/// S-24. The quota configurations of level_configs() with other densities in every head, 1
+/// included.
+[[nodiscard]] std::vector<Config> head_density_configs(const Config& base, index_t heads_q);
 
 }  // namespace psa::testing

@@ -4,6 +4,7 @@
 #include <gtest/gtest.h>
 
 #include <algorithm>
+#include <iterator>
 
 #include "semantics/pooling.hpp"
 
@@ -197,7 +198,9 @@ std::vector<LevelCode> StageRunner::levels(const std::vector<std::int32_t>& kv_l
           {copies.in(inputs, s), chunk,
            copies.in(rows.empty() ? nullptr : rows.data(), static_cast<index_t>(rows.size())),
            copies.in(caps.empty() ? nullptr : caps.data(), static_cast<index_t>(caps.size())),
-           device_view});
+           device_view,
+           copies.in(geometry_.head_budgets.empty() ? nullptr : geometry_.head_budgets.data(),
+                     std::ssize(geometry_.head_budgets))});
     });
   }
   EXPECT_TRUE(map.is_intact()) << "written outside the level map";

@@ -11,6 +11,7 @@
 #include <map>
 #include <mutex>
 #include <new>
+#include <type_traits>
 #include <utility>
 #include <vector>
 
@@ -148,6 +149,9 @@ template <auto kStage, typename Params>
 void run_later(const core::StageContext& context, const Params& params) {
   expect_walled(params.inputs);
   expect_walled(context.scratch, "scratch");
+  if constexpr (std::is_same_v<Params, core::LevelsParams>) {
+    expect_walled(params.head_budgets, "head_budgets");
+  }
   enqueue_stage([context, params] {
     Params readable = params;
     const ClampedLengths lengths(context.geometry, &readable.inputs);

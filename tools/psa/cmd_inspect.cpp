@@ -144,6 +144,7 @@ struct Selection {
 std::vector<HeadCost> costs_of_heads(const Call& call, LevelMapView levels) {
   Problem one_head = call.problem;
   one_head.shape.batch = one_head.shape.heads_q = one_head.shape.heads_kv = 1;
+  one_head.config.head_density.clear();  // the map is given
   const Plan plan = make_plan(one_head, call.plan_options);
   std::vector<HeadCost> costs;
   for (index_t b = 0; b < levels.batch; ++b) {

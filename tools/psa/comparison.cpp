@@ -156,6 +156,7 @@ OutputErrors ComparisonRun::errors_of(const TensorView& out) {
 void ComparisonRun::measure_heads(MethodResult& result, std::vector<LevelCode>& levels) {
   Problem head_problem = result.problem;
   head_problem.shape.heads_q = head_problem.shape.heads_kv = 1;
+  head_problem.config.head_density.clear();  // the map is given
   const Plan plan = make_plan(head_problem, call_.plan_options);
   const auto map_size = static_cast<std::ptrdiff_t>(result.num_q_blocks * result.num_kv_blocks);
   const auto heads = static_cast<std::ptrdiff_t>(shape().heads_q);
@@ -240,7 +241,7 @@ void ComparisonRun::trace_curve(Method method, const Config& base) {
     progress_.step(std::string(name_of(method)) + " at density " + significant(density, 3));
     const Config config = matcher.match(base, density);
     // Forced blocks set a least density: several wanted ones may lead to it.
-    if (last && last->budget == config.budget) continue;
+    if (last == config) continue;
     add_curve_point(method, config);
     last = config;
   }
@@ -302,6 +303,7 @@ Config method_config(Method method, const Config& psa) {
     case Method::kBinaryMean:
       config.num_levels = 1;
       config.budget = {1, 1, 1, 1, 1};
+      config.head_density.clear();
       config.similarity_cap.reset();
       config.rest = method == Method::kBinaryMean ? Rest::kMean : Rest::kSkip;
       if (method == Method::kBinaryUnordered) config.reorder = Reorder::kNone;
@@ -312,6 +314,7 @@ Config method_config(Method method, const Config& psa) {
       config.rule = LevelRule::kQuota;
       config.num_levels = 4;
       config.budget = {0.10F, 0.15F, 0.15F, 0.35F, 0.35F};
+      config.head_density.clear();
       config.rest = Rest::kSkip;
       return config;
     case Method::kDense:

@@ -2,14 +2,23 @@
 #include "density_match.hpp"
 
 #include <algorithm>
+#include <cmath>
 #include <cstddef>
 
 namespace psa::cli {
 
 Config with_scaled_budget(const Config& config, double factor) {
   Config scaled = config;
-  for (float& share : scaled.budget) {
-    share = static_cast<float>(std::min(1.0, static_cast<double>(share) * factor));
+  if (config.head_density.empty()) {
+    for (float& share : scaled.budget) {
+      share = static_cast<float>(std::min(1.0, static_cast<double>(share) * factor));
+    }
+    return scaled;
+  }
+  const float least = reads_means(config.rest) ? 1.0F / static_cast<float>(config.block_kv) : 0.0F;
+  for (float& density : scaled.head_density) {
+    density = std::clamp(static_cast<float>(static_cast<double>(density) * factor),
+                         std::nextafter(least, 1.0F), 1.0F);
   }
   return scaled;
 }
@@ -45,9 +54,11 @@ double DensityMatcher::density_of(const Config& config) const {
 Config DensityMatcher::match(const Config& config, double density) const {
   // Twenty halvings place a cut exactly in rows of up to a million blocks.
   constexpr int kHalvings = 20;
-  const auto first_share = static_cast<double>(config.budget[0]);
+  const auto least_share = static_cast<double>(
+      config.head_density.empty() ? config.budget[0]
+                                  : *std::ranges::min_element(config.head_density));
   double low = 0;
-  double high = first_share > 0 ? 1 / first_share : 1;  // all blocks at level 1
+  double high = least_share > 0 ? 1 / least_share : 1;  // all blocks at level 1
   if (density_of(with_scaled_budget(config, low)) >= density) {
     return with_scaled_budget(config, low);
   }

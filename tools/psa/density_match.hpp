@@ -10,7 +10,8 @@
 
 namespace psa::cli {
 
-/// `config` with every share of its budget times `factor`, at most 1.
+/// `config` with every share of its budget times `factor`, at most 1; with densities per head,
+/// those instead, and at least what a plan allows.
 [[nodiscard]] Config with_scaled_budget(const Config& config, double factor);
 
 /// Finds budgets of a wanted density on given tensors. What is scaled is the budget as a whole, so

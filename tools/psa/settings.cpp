@@ -80,6 +80,7 @@ void set_budget(Config& config, const Given& given, const std::vector<float>& sh
   config.num_levels = static_cast<std::int32_t>(shares.size());
   config.budget.fill(shares.back());
   std::copy(shares.begin(), shares.end(), config.budget.begin());
+  config.head_density.clear();
 }
 
 void apply_budget(Problem& p, const std::string& label, std::string_view text) {
@@ -105,9 +106,8 @@ Text format_rule(const Problem& p, const Problem& defaults) {
       std::equal(c.budget.begin(), c.budget.begin() + used, defaults.config.budget.begin())) {
     return std::nullopt;
   }
-  std::string text(word_of(c.rule, kRules));
-  for (std::size_t l = 0; l < used; ++l) text += "," + float_text(c.budget[l]);
-  return text;
+  const std::string text(word_of(c.rule, kRules));
+  return text + "," + numbers_text(std::span(c.budget).first(used));
 }
 
 void apply_levels(Problem& p, const std::string& label, std::string_view text) {
@@ -121,6 +121,15 @@ void apply_levels(Problem& p, const std::string& label, std::string_view text) {
 
 void apply_density(Problem& p, const std::string& label, std::string_view text) {
   set_density(p.config, parse_number({label, text}, 0, 1), label);
+}
+
+void apply_head_density(Problem& p, const std::string& label, std::string_view text) {
+  p.config.head_density.clear();
+  if (text != "none") p.config.head_density = parse_numbers({label, text}, kMaxInt, 0, 1);
+}
+
+Text format_head_density(const Problem& p, const Problem& d) {
+  return unless_default(p.config.head_density, d.config.head_density, numbers_text);
 }
 
 void apply_block(Problem& p, const std::string& label, std::string_view text) {
@@ -160,9 +169,7 @@ Text format_similarity(const Problem& p, const Problem& d) {
   if (!cap.has_value()) return "none";
   std::size_t used = cap->size();
   while (used > 1 && (*cap)[used - 1] == (*cap)[used - 2]) --used;
-  std::string text = float_text((*cap)[0]);
-  for (std::size_t l = 1; l < used; ++l) text += "," + float_text((*cap)[l]);
-  return text;
+  return numbers_text(std::span(*cap).first(used));
 }
 
 constexpr std::array kSelection{
@@ -413,6 +420,9 @@ constexpr std::array kDensity{
             "set the budget for a density of RHO in the default split (quota)",
             SettingGroup::kSelection, apply_density,
             [](const Problem&, const Problem&) { return Text(); }},
+    Setting{"head_density", "", "RHO1,RHO2,...|none",
+            "a density for each query head, in place of the budget (quota)",
+            SettingGroup::kSelection, apply_head_density, format_head_density},
 };
 
 template <std::size_t... kSizes>

@@ -27,8 +27,9 @@ struct Setting {
   std::optional<std::string> (*format)(const Problem& problem, const Problem& defaults);
 };
 
-/// In the order in which values must be applied: `preset` first, `density` last, since it depends
-/// on the others.
+/// In the order in which values must be applied: `preset` first; last `density`, which depends on
+/// the others, and `head_density`, which stands in for it. A budget or a density for all heads
+/// drops densities per head that a preset or a file gave.
 [[nodiscard]] std::span<const Setting> settings();
 
 /// nullptr if there is no such setting.

@@ -121,6 +121,12 @@ std::string float_text(float value) {
   return {buffer.data(), end};
 }
 
+std::string numbers_text(std::span<const float> values) {
+  std::string text;
+  for (const float value : values) text.append(text.empty() ? "" : ",").append(float_text(value));
+  return text;
+}
+
 std::string join(std::span<const std::string> parts, std::string_view separator) {
   std::string text;
   for (std::size_t i = 0; i < parts.size(); ++i) {

@@ -41,6 +41,8 @@ struct Given {
 
 /// The shortest text that reads back as the same float.
 [[nodiscard]] std::string float_text(float value);
+/// What parse_numbers() reads back.
+[[nodiscard]] std::string numbers_text(std::span<const float> values);
 [[nodiscard]] std::string join(std::span<const std::string> parts, std::string_view separator);
 
 /// "; did you mean 'rule'?" if a candidate is close to `given`, else "".

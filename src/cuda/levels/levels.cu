@@ -71,7 +71,8 @@ struct RowParams {
   LevelMapView levels;
   semantics::ForcedRule forced;
   float budget[kMaxLevels];
-  index_t batch;  // element of the chunk
+  const float* head_budgets;  // [Hq, kMaxLevels] or null: all heads have `budget`
+  index_t batch;              // element of the chunk
   index_t len_q, len_kv;
   int heads_q, heads_kv, heads_per_kv;
   int q_block_begin, q_blocks;  // of the chunk
@@ -81,11 +82,12 @@ struct RowParams {
   LevelCode rest;
 };
 
-/// S-14, S-15, S-18. `all`: the visible blocks of the row; `forced`: those that are forced.
+/// S-14, S-15, S-18. `share`: of the level, in the budget of the row; `all`: the visible blocks of
+/// the row; `forced`: those that are forced.
 template <LevelRule kRule>
-__device__ CutTarget<kRule> target_of(const RowParams& p, int level, BlockSums all,
+__device__ CutTarget<kRule> target_of(const RowParams& p, int level, float share, BlockSums all,
                                       BlockSums forced) {
-  CutTarget<kRule> target{0, p.budget[level - 1], all.mass};
+  CutTarget<kRule> target{0, share, all.mass};
   if constexpr (kRule == LevelRule::kQuota) {
     target.count = semantics::quota_cut(all.count, target.share);
   }
@@ -131,7 +133,7 @@ struct BitRange {
 };
 
 /// One row of the level map.
-template <LevelRule kRule, typename Cta>
+template <LevelRule kRule, bool kHeadBudgets, typename Cta>
 struct Row {
   static constexpr bool kCachesBits = Cta::kCachesBits;
 
@@ -141,6 +143,7 @@ struct Row {
   const float* importance;   // [Nk] or null
   const std::uint8_t* caps;  // [Nk] or null
   LevelCode* codes;          // [Nk]
+  int head;                  // unused without kHeadBudgets
   // Shared memory.
   const std::uint32_t* forced;  // a bit per block, if they are cached
   Bins<kRule> whole;            // of all blocks that are not forced
@@ -151,6 +154,14 @@ struct Row {
 
   [[nodiscard]] __device__ float importance_of(int j) const {
     return importance == nullptr ? 0.0F : __ldg(importance + j);
+  }
+
+  /// S-24.
+  [[nodiscard]] __device__ float share_of(int level) const {
+    if constexpr (kHeadBudgets) {
+      return __ldg(p.head_budgets + index_t{head} * kMaxLevels + level - 1);
+    }
+    return p.budget[level - 1];
   }
 
   [[nodiscard]] __device__ std::uint32_t compute_bits(int j) const {
@@ -294,7 +305,7 @@ struct Row {
     for (int level = semantics::kFinestLevel; level <= kMaxLevels; ++level) {
       std::uint64_t cut = rank_of(kForcedBits, kNoPosition);
       if (level <= p.num_levels) {
-        cut = find_cut(range, target_of<kRule>(p, level, all, forced_sums));
+        cut = find_cut(range, target_of<kRule>(p, level, share_of(level), all, forced_sums));
       }
       if (threads.thread == 0) cuts[level - 1] = cut;
     }
@@ -306,9 +317,10 @@ struct Row {
 // ---- kernel ------------------------------------------------------------------------------------
 
 /// CTAs per SM that the registers must suffice for: as many as no variant has to spill for.
-template <LevelRule kRule, typename Cta>
+template <LevelRule kRule, bool kHeadBudgets, typename Cta>
 constexpr int min_ctas() {
-  const int resident_warps = !Cta::kCachesBits ? 16 : kRule == LevelRule::kQuota ? 36 : 28;
+  constexpr bool kIsLean = kRule == LevelRule::kQuota && !kHeadBudgets;
+  const int resident_warps = !Cta::kCachesBits ? 16 : kIsLean ? 36 : 28;
   return resident_warps * kWarp / Cta::kThreads;
 }
 
@@ -340,8 +352,8 @@ static_assert(SharedWords<LevelRule::kThreshold, ShortRows>(kMaxShortRow).bytes(
 static_assert(SharedWords<LevelRule::kThreshold, MiddleRows>(kMaxMiddleRow).bytes() <=
               kMaxSharedBytes);
 
-template <LevelRule kRule, typename Cta>
-__global__ void __launch_bounds__(Cta::kThreads, min_ctas<kRule, Cta>())
+template <LevelRule kRule, bool kHeadBudgets, typename Cta>
+__global__ void __launch_bounds__(Cta::kThreads, min_ctas<kRule, kHeadBudgets, Cta>())
     assign_rows(const __grid_constant__ RowParams p) {
   extern __shared__ uint4 shared[];
   const SharedWords<kRule, Cta> words(p.num_kv_blocks);
@@ -373,13 +385,14 @@ __global__ void __launch_bounds__(Cta::kThreads, min_ctas<kRule, Cta>())
   std::uint32_t* const bins = forced + words.forced + local * words.row;
   std::uint32_t* const cuts = bins + 2 * Bins<kRule>::kWords;
   std::uint32_t* const exchange = cuts + words.kCutWords;
-  Row<kRule, Cta>{
+  Row<kRule, kHeadBudgets, Cta>{
       .p = p,
       .shape = shape,
       .threads = {cta_thread % kRowThreads, lane, exchange},
       .importance = p.importance == nullptr ? nullptr : p.importance + row * p.num_kv_blocks,
       .caps = p.caps == nullptr ? nullptr : p.caps + kv_head * p.num_kv_blocks,
       .codes = p.levels.row(p.batch, head, q_block),
+      .head = head,
       .forced = forced,
       .whole = {bins},
       .part = {bins + Bins<kRule>::kWords},
@@ -400,6 +413,7 @@ RowParams make_params(const StageContext& context, const core::LevelsParams& par
   p.levels = params.levels;
   p.forced = g.forced;
   for (std::size_t l = 0; l < kMaxLevels; ++l) p.budget[l] = g.config.budget[l];
+  p.head_budgets = params.head_budgets;
   p.batch = params.chunk.batch;
   p.len_q = g.shape.len_q;
   p.len_kv = g.shape.len_kv;
@@ -418,26 +432,26 @@ RowParams make_params(const StageContext& context, const core::LevelsParams& par
   return p;
 }
 
-template <LevelRule kRule, typename Cta>
+template <LevelRule kRule, bool kHeadBudgets, typename Cta>
 void launch(const StageContext& context, const RowParams& p) {
   const std::size_t bytes = SharedWords<kRule, Cta>(p.num_kv_blocks).bytes();
   const index_t head_groups = semantics::ceil_div(p.heads_q, Cta::kRows);
-  const auto kernel = assign_rows<kRule, Cta>;
+  const auto kernel = assign_rows<kRule, kHeadBudgets, Cta>;
   allow_shared_memory(kernel, bytes);
   kernel<<<grid_of(head_groups * p.q_blocks), Cta::kThreads, bytes, stream_of(context.stream)>>>(p);
   check_launch("assign_rows");
 }
 
-template <LevelRule kRule>
+template <LevelRule kRule, bool kHeadBudgets>
 void launch_rule(const StageContext& context, const RowParams& p) {
   if (p.num_kv_blocks <= kMaxShortRow) {
-    launch<kRule, ShortRows>(context, p);
+    launch<kRule, kHeadBudgets, ShortRows>(context, p);
   } else if (p.num_kv_blocks <= kMaxMiddleRow) {
-    launch<kRule, MiddleRows>(context, p);
+    launch<kRule, kHeadBudgets, MiddleRows>(context, p);
   } else if (SharedWords<kRule, LongRow>(p.num_kv_blocks).bytes() <= kMaxSharedBytes) {
-    launch<kRule, LongRow>(context, p);
+    launch<kRule, kHeadBudgets, LongRow>(context, p);
   } else {
-    launch<kRule, EndlessRow>(context, p);
+    launch<kRule, kHeadBudgets, EndlessRow>(context, p);
   }
 }
 
@@ -445,10 +459,12 @@ void launch_rule(const StageContext& context, const RowParams& p) {
 
 void levels(const StageContext& context, const core::LevelsParams& params) {
   const RowParams p = make_params(context, params);
-  if (context.geometry.config.rule == LevelRule::kQuota) {
-    launch_rule<LevelRule::kQuota>(context, p);
+  if (context.geometry.config.rule == LevelRule::kThreshold) {
+    launch_rule<LevelRule::kThreshold, false>(context, p);
+  } else if (p.head_budgets == nullptr) {
+    launch_rule<LevelRule::kQuota, false>(context, p);
   } else {
-    launch_rule<LevelRule::kThreshold>(context, p);
+    launch_rule<LevelRule::kQuota, true>(context, p);
   }
 }
 
