@@ -7,6 +7,7 @@
 #include <regex>
 
 #include "chart.hpp"
+#include "color.hpp"
 #include "psa/error.hpp"
 
 namespace psa::cli {
@@ -178,6 +179,44 @@ TEST(BarChart, LengthsAreProportionalAndStacked) {
 
 TEST(Xml, ReservedCharactersAreEscaped) {
   EXPECT_EQ(escape_xml("a<b & \"c\">'d'"), "a&lt;b &amp; &quot;c&quot;&gt;&#39;d&#39;");
+}
+
+HeatMap heat_map(std::size_t rows, std::size_t columns) {
+  return {"densities", "layer", "step", std::vector(rows, std::vector<double>(columns, 0.25)), 1};
+}
+
+TEST(HeatMap, HasOneCellPerValueInItsColor) {
+  HeatMap map = heat_map(2, 3);
+  map.rows[1][2] = 1;
+  const std::string svg = heat_map_svg(map, 900);
+  EXPECT_EQ(count(svg, "<rect"), 6U);
+  EXPECT_EQ(count(svg, css_color(heat_color(0.25))), 5U);
+  EXPECT_EQ(count(svg, css_color(heat_color(1))), 1U);
+  EXPECT_THAT(svg, testing::HasSubstr("<title>layer 1, step 2: 1</title>"));
+  EXPECT_THAT(svg, testing::HasSubstr("<title>layer 0, step 1: 0.25</title>"));
+  map.top = 0.25;
+  EXPECT_EQ(count(heat_map_svg(map, 900), css_color(heat_color(1))), 6U);
+}
+
+TEST(HeatMap, FitsTheWidthWithClearNumbers) {
+  for (const int width : {420, 900}) {
+    for (const std::size_t columns : {1U, 20U, 50U, 200U}) {
+      const std::string svg = heat_map_svg(heat_map(3, columns), width);
+      const std::vector<double> x = attributes(svg, "rect", "x");
+      const std::vector<double> widths = attributes(svg, "rect", "width");
+      ASSERT_EQ(x.size(), 3 * columns);
+      EXPECT_LE(x.back() + widths.back(), width + 0.2);
+      const std::regex number("<text x=\"([-0-9.]+)\"[^>]*text-anchor=\"middle\">([0-9]+)<");
+      double end = -100;
+      for (std::sregex_iterator found(svg.begin(), svg.end(), number), last; found != last;
+           ++found) {
+        const double half = 3.6 * static_cast<double>((*found)[2].length());
+        EXPECT_GT(std::stod((*found)[1]) - half, end) << (*found)[2];
+        end = std::stod((*found)[1]) + half;
+      }
+      EXPECT_GT(end, 0);
+    }
+  }
 }
 
 }  // namespace

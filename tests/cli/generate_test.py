@@ -122,6 +122,67 @@ class Videos(GenerateTest):
         self.assertNotIn("<script", page)
         self.assertNotIn("http", page)
 
+        self.assertNotIn("Inside the model", page)  # nothing was captured
+
+    def test_report_shows_what_was_captured(self):
+        document = self.json_of("generate", "--model", "model", *PROMPT, "-o", "v.gif", "--compare",
+                                "dense", "--steps", "3", "--warmup-steps", "1", "--capture",
+                                "layers=1,steps=0,2", "--report", "out")
+        self.assertEqual([(c["file"], c["layer"], c["step"]) for c in document["captures"]],
+                         [("v_layer1_step0.safetensors", 1, 0), ("v_layer1_step2.safetensors", 1, 2)])
+        methods = [row["method"] for row in document["captures"][1]["comparison"]
+                   if row["part"] == "comparison"]
+        self.assertEqual(methods, ["dense", "psa", "binary", "binary-unordered", "binary+mean",
+                                   "official-split"])
+        page = (self.folder / "out" / "report.html").read_text()
+        self.assertEqual(page.count("<h1"), 3)
+        self.assertEqual(page.count("<html"), 1)
+        videos, first, second = page.split('<h1 class="part">')
+        self.assertIn("PSNR", videos)
+        self.assertIn("Density by layer and step", videos)
+        self.assertTrue(first.startswith("Inside the model: layer 1 in step 0<"))
+        self.assertIn("The run itself used dense attention here", first)
+        self.assertTrue(second.startswith("Inside the model: layer 1 in step 2<"))
+        self.assertNotIn("The run itself used dense attention here", second)
+        for heading in ("Methods", "Error against density", "What each head reads",
+                        "Where the error is", "Head by head"):
+            self.assertIn(f"<h2>{heading}</h2>", first)
+            self.assertIn(f"<h2>{heading}</h2>", second)
+        self.assertEqual(page.count("<h2>How this was made</h2>"), 1)
+        self.assertNotIn("<script", page)
+        self.assertNotIn("http", page)
+
+    def test_captures_are_compared_as_psa_compare_does(self):
+        document = self.json_of("generate", "--model", "model", *PROMPT, "-o", "v.gif", "--rest",
+                                "skip", "--capture", "layers=0,steps=1", "--report", "out")
+        [capture] = document["captures"]
+        flags = []
+        for setting in document["attention"].split():
+            name, value = setting.split("=", 1)
+            flags += ["--" + name.replace("_", "-"), value]
+        rows = self.json_of("compare", capture["file"], *flags, "--methods",
+                            "dense,psa,binary,binary-unordered,binary+mean,official-split",
+                            "--curve")
+        self.assertEqual(len(capture["comparison"]), len(rows))
+        for inside, outside in zip(capture["comparison"], rows):
+            for key in ("part", "method", "density", "rel_l2"):
+                self.assertEqual(inside[key], outside[key])
+
+    def test_captures_without_a_report_are_only_written(self):
+        document = self.json_of("generate", "--model", "model", *PROMPT, "-o", "v.gif", "--capture",
+                                "layers=0,steps=1")
+        self.assertEqual(document["captures"],
+                         [{"file": "v_layer0_step1.safetensors", "layer": 0, "step": 1}])
+
+    def test_any_attention_can_be_compared(self):
+        for flags in (["--rule", "dense"], ["--rule", "threshold,.5,.7,.8,.9"], ["--rest", "linear"],
+                      ["--budget", ".3", "--order", "kmeans", "--clusters", "4x4"],
+                      ["--compat", "official", "--rest", "skip", "--block", "128x128"]):
+            process = self.made("-o", "v.gif", *flags, "--capture", "layers=0,steps=1", "--report",
+                                "out")
+            self.assertIn("Self-attention of layer 0 in step 1", process.stdout)
+            self.assertIn("official-split", process.stdout)
+
     def test_words_are_listed(self):
         process = self.generate("--list-words")
         self.assertEqual(process.returncode, 0, process.stderr)

@@ -62,6 +62,7 @@ Comparison sample_comparison() {
     }
   }
   comparison.dense_ms = comparison.methods.front().ms;
+  comparison.repeats = 5;
   comparison.reference = "dense attention of the same backend, f32";
   comparison.plan_text = "cpu backend";
   return comparison;

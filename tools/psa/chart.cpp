@@ -5,6 +5,7 @@
 #include <cmath>
 #include <cstddef>
 
+#include "color.hpp"
 #include "psa/error.hpp"
 #include "table.hpp"
 
@@ -293,6 +294,43 @@ std::string bar_chart_svg(const BarChart& chart, int width) {
     }
     svg += text_at(x + 8, y + 16, "strong", "start", bar.note);
   }
+  return svg + "</svg>\n";
+}
+
+std::string heat_map_svg(const HeatMap& map, int width) {
+  constexpr double kMaxCellWidth = 40;
+  constexpr double kCellHeight = 20;
+  constexpr double kTop = kLineHeight + 4;  // below the name of the rows
+  const std::size_t columns = map.rows.front().size();
+  const double left =
+      std::max(text_width(map.row_name), text_width(std::to_string(map.rows.size()))) + 10;
+  const double cell_width = std::min(kMaxCellWidth, (width - left) / static_cast<double>(columns));
+  const double bottom = kTop + kCellHeight * static_cast<double>(map.rows.size());
+  std::string svg = open_svg(map.title, width, bottom + 2.5 * kLineHeight);
+  svg += text_at(left - 10, kLineHeight - 4, "label", "end", map.row_name);
+  for (std::size_t row = 0; row < map.rows.size(); ++row) {
+    const double y = kTop + kCellHeight * static_cast<double>(row);
+    svg += text_at(left - 10, y + 15, "label", "end", std::to_string(row));
+    for (std::size_t column = 0; column < columns; ++column) {
+      const double value = map.rows[row][column];
+      svg += "<rect x=\"" + number(left + cell_width * static_cast<double>(column)) + "\" y=\"" +
+             number(y) + "\" width=\"" + number(cell_width) + "\" height=\"" + number(kCellHeight) +
+             "\" fill=\"" + css_color(heat_color(value / map.top)) +
+             "\" shape-rendering=\"crispEdges\"><title>" +
+             escape_xml(map.row_name + " " + std::to_string(row) + ", " + map.column_name + " " +
+                        std::to_string(column) + ": " + significant(value, 3)) +
+             "</title></rect>\n";
+    }
+  }
+  // Only as many numbers as stand clear of each other.
+  const double label_width = text_width(std::to_string(columns)) + 4;
+  const auto stride = static_cast<std::size_t>(std::ceil(label_width / cell_width));
+  for (std::size_t column = 0; column < columns; column += stride) {
+    svg += text_at(left + cell_width * (static_cast<double>(column) + 0.5), bottom + kLineHeight,
+                   "label", "middle", std::to_string(column));
+  }
+  svg += text_at(left + cell_width * static_cast<double>(columns) / 2, bottom + 2 * kLineHeight,
+                 "label", "middle", map.column_name);
   return svg + "</svg>\n";
 }
 

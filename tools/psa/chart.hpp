@@ -1,7 +1,7 @@
 // SPDX-License-Identifier: Apache-2.0
 #pragma once
 
-// Two kinds of SVG chart, written as text: lines over two axes, and stacked horizontal bars.
+// SVG charts, written as text: lines over two axes, stacked horizontal bars, and heat maps.
 // Colours and fonts come from CSS classes of the page (`line-<class>`, `bar-<class>`, `axis`,
 // `grid`, `label`, `strong`), so that one chart serves light and dark pages.
 
@@ -82,5 +82,17 @@ struct BarChart {
 
 /// The height follows from the number of bars; labels stand above their bar when `width` is small.
 [[nodiscard]] std::string bar_chart_svg(const BarChart& chart, int width);
+
+/// Numbers by row (from top to bottom) and column (from left to right), both counted from 0.
+struct HeatMap {
+  std::string title;
+  std::string row_name;                   ///< "layer"
+  std::string column_name;                ///< "step"
+  std::vector<std::vector<double>> rows;  ///< at least one row and column; rows of equal length
+  double top = 1;                         ///< value v has the color v / top of heat_color()
+};
+
+/// The height follows from the number of rows; columns are as wide as there is room, up to a bound.
+[[nodiscard]] std::string heat_map_svg(const HeatMap& map, int width);
 
 }  // namespace psa::cli

@@ -8,6 +8,7 @@
 #include <filesystem>
 #include <memory>
 #include <nlohmann/json.hpp>
+#include <optional>
 #include <string>
 #include <vector>
 
@@ -29,7 +30,7 @@ namespace {
 struct CompareCommand {
   CallOptions call;
   std::string methods = "dense,psa,binary";
-  std::string densities = ".03,.05,.08,.12,.15,.20,.30";
+  std::optional<std::string> densities;  // none: kCurveDensities
   std::string reference = "dense";
   int reference_tokens = 64;
   int repeats = 5;
@@ -48,9 +49,10 @@ void check_range(const std::string& flag, int given, int least, int most) {
                                             std::to_string(least) + " to " + std::to_string(most));
 }
 
-std::vector<double> parse_curve(const std::string& densities) {
+std::vector<double> parse_curve(const std::optional<std::string>& densities) {
+  if (!densities) return {kCurveDensities.begin(), kCurveDensities.end()};
   constexpr std::size_t kMaxPoints = 64;
-  const std::vector<float> parsed = parse_numbers({"--densities", densities}, kMaxPoints, 0, 1);
+  const std::vector<float> parsed = parse_numbers({"--densities", *densities}, kMaxPoints, 0, 1);
   std::vector<double> curve(parsed.begin(), parsed.end());
   std::sort(curve.begin(), curve.end());
   return curve;
@@ -117,7 +119,7 @@ void run_compare(const CompareCommand& command, const std::string& command_line)
   if (command.is_json) {
     print_json(comparison_json(comparison, command.is_per_head));
   } else {
-    print(comparison_text(comparison, command.is_per_head, command.repeats));
+    print(comparison_text(comparison, command.is_per_head));
   }
   if (command.report.empty()) return;
   const std::filesystem::path path = report_path(command.report);

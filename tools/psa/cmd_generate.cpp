@@ -302,13 +302,13 @@ void store(const GenerateCommand& command, const GenerateSettings& settings,
 
 /// q, k and v of the chosen layers and steps.
 engine::GenerationObserver capturing(const CaptureChoice& choice, const GenerateCommand& command,
-                                     std::vector<std::filesystem::path>& written) {
+                                     std::vector<Capture>& written) {
   engine::GenerationObserver observer;
   observer.after_attention = [&](int step, const engine::LayerAttention& layer) {
     if (!choice.steps.contains(step) || !choice.layers.contains(layer.layer)) return;
     const std::filesystem::path path = capture_path(command.out, layer.layer, step);
     write_capture(path, step, command.prompt, layer);
-    written.push_back(path);
+    written.push_back({path, layer.layer, step, {}});
   };
   return observer;
 }
@@ -386,6 +386,16 @@ GenerationRun run_model(const GenerateCommand& command, GenerateSettings& settin
   return run;
 }
 
+void compare_captures(const GenerateCommand& command, const Config& attention, GenerationRun& run) {
+  PlanOptions options;
+  options.backend = command.backend;
+  options.num_threads = command.threads;
+  for (Capture& capture : run.captures) {
+    capture.comparison =
+        compare_capture(capture.path, run.grid, attention, options, command.is_json);
+  }
+}
+
 void print_words(const engine::TextEncoder& encoder) {
   for (const engine::WordGroup& group : encoder.words()) {
     print(group.name + ": " + join(group.words, " ") + "\n");
@@ -431,10 +441,12 @@ void run_generate(const GenerateCommand& command, const std::string& command_lin
   GenerationRun run = run_model(command, settings, *model, *encoder);
   run.compute = std::string(name_of(options.compute));
   run.backend = command.backend;
+  if (!command.is_json) print(generation_text(run));
+  if (!command.report.empty()) compare_captures(command, settings.request.attention, run);
   if (command.is_json) {
     print_json(generation_json(run));
   } else {
-    print(generation_text(run));
+    print(captures_text(run));
   }
   if (command.report.empty()) return;
   const std::filesystem::path path = report_path(command.report);
@@ -517,7 +529,9 @@ void add_result_options(CLI::App& command, GenerateCommand& options) {
                   "write q, k, v for psa compare: layers=N,...,steps=N,...")
       ->type_name("WHICH")
       ->group(kGroup);
-  command.add_option("--report", options.report, "write DIR/report.html, with the videos")
+  command
+      .add_option("--report", options.report,
+                  "write DIR/report.html, with the videos, and psa compare on what is captured")
       ->type_name("DIR")
       ->group(kGroup);
   command.add_flag("--json", options.is_json, "print JSON")->group(kGroup);
@@ -536,7 +550,7 @@ void add_generate_command(CLI::App& app) {
   command->footer(
       "Example:\n"
       "  psa generate --model models/shapes --prompt 'a large red circle moves left on a dark "
-      "background'\n    -o video.mp4 --compare dense --report out");
+      "background'\n    -o video.mp4 --compare dense --capture layers=4,steps=10 --report out");
   command->callback([options, command] { run_generate(*options, command_text(*command)); });
 }
 

@@ -267,6 +267,7 @@ Comparison ComparisonRun::finish() {
     trace_curve(Method::kBinary, method_config(Method::kBinary, psa));
   }
   comparison_.dense_ms = contenders_.front().result.ms;
+  comparison_.repeats = options_.repeats;
   for (const Method method : options_.methods) {
     for (Contender& contender : contenders_) {
       if (contender.result.method == method) {

@@ -24,6 +24,9 @@ enum class Method {
   kOfficialSplit,    ///< the published shares of levels 1, 2 and 8, rest skipped, of PSA's density
 };
 inline constexpr int kNumMethods = 6;
+inline constexpr std::array<Method, kNumMethods> kAllMethods{
+    Method::kDense,           Method::kPsa,        Method::kBinary,
+    Method::kBinaryUnordered, Method::kBinaryMean, Method::kOfficialSplit};
 
 /// As typed and as written in tables: "dense", "psa", "binary", "binary-unordered", "binary+mean",
 /// "official-split".
@@ -35,6 +38,9 @@ inline constexpr int kNumMethods = 6;
 /// blocks; its budget still has to be scaled to a density. Throws Error(kInternal) for kDense,
 /// which is dense_problem().
 [[nodiscard]] Config method_config(Method method, const Config& psa);
+
+/// Where a curve is traced unless others are asked for.
+inline constexpr std::array<double, 7> kCurveDensities{.03, .05, .08, .12, .15, .20, .30};
 
 struct ComparisonOptions {
   std::vector<Method> methods{Method::kDense, Method::kPsa, Method::kBinary};
@@ -80,6 +86,7 @@ struct Comparison {
   std::vector<MethodResult> methods;  ///< in the order asked for
   std::vector<CurvePoint> curve;      ///< PSA by rising density, then binary
   Spread dense_ms;
+  int repeats = 0;                          ///< timed runs of each method
   std::array<NonFiniteCount, 3> nonfinite;  ///< of q, k and v
   std::string reference;                    ///< what errors are against
   std::string plan_text;                    ///< what ran PSA and why

@@ -106,7 +106,7 @@ std::string ms_text(double ms) {
   return fixed(ms, digits) + " ms";
 }
 
-std::string comparison_text(const Comparison& comparison, bool is_per_head, int repeats) {
+std::string comparison_text(const Comparison& comparison, bool is_per_head) {
   std::string text = method_table(comparison);
   if (is_per_head) text += "\n" + head_table(comparison);
   if (!comparison.curve.empty()) text += "\n" + curve_table(comparison);
@@ -115,7 +115,7 @@ std::string comparison_text(const Comparison& comparison, bool is_per_head, int 
   if (left_out > 0) {
     text += "           " + std::to_string(left_out) + " rows with NaN or Inf left out\n";
   }
-  return text + "times      median of " + std::to_string(repeats) +
+  return text + "times      median of " + std::to_string(comparison.repeats) +
          " calls; speed-up over dense on this machine; selection = reorder, pyramid, importance "
          "and levels\n";
 }

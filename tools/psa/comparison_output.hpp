@@ -16,8 +16,7 @@ namespace psa::cli {
 [[nodiscard]] std::string ms_text(double ms);
 
 /// Tables: methods, heads if asked for, the curve if it was traced.
-[[nodiscard]] std::string comparison_text(const Comparison& comparison, bool is_per_head,
-                                          int repeats);
+[[nodiscard]] std::string comparison_text(const Comparison& comparison, bool is_per_head);
 
 /// An array with one object per method (part "comparison", head "all"), per head of a method if
 /// asked for (head 0, 1, ...; times are those of the whole call), and per point of the curve (part

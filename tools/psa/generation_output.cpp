@@ -3,6 +3,7 @@
 
 #include <nlohmann/json.hpp>
 
+#include "comparison_output.hpp"
 #include "table.hpp"
 #include "values.hpp"
 
@@ -75,13 +76,31 @@ std::string generation_text(const GenerationRun& run) {
   }
   text += "attention  " + (run.attention.empty() ? "the default configuration" : run.attention) +
           "; " + run.compute + " on " + run.backend + "\n";
-  for (const GeneratedVideo* video : {&run.psa, run.dense ? &*run.dense : nullptr}) {
-    if (video == nullptr) continue;
-    for (const std::filesystem::path& file : video->files)
-      text += "wrote      " + file.string() + "\n";
+  for (const std::string& file : file_names(run)) text += "wrote      " + file + "\n";
+  return text;
+}
+
+std::vector<std::string> file_names(const GenerationRun& run) {
+  std::vector<std::string> names;
+  for (const std::filesystem::path& file : run.psa.files) names.push_back(file.string());
+  if (run.dense) {
+    for (const std::filesystem::path& file : run.dense->files) names.push_back(file.string());
   }
-  for (const std::filesystem::path& file : run.captures)
-    text += "wrote      " + file.string() + "\n";
+  for (const Capture& capture : run.captures) names.push_back(capture.path.string());
+  return names;
+}
+
+std::string place_text(const Capture& capture) {
+  return "layer " + std::to_string(capture.layer) + " in step " + std::to_string(capture.step);
+}
+
+std::string captures_text(const GenerationRun& run) {
+  std::string text;
+  for (const Capture& capture : run.captures) {
+    if (!capture.comparison) continue;
+    text += "\nSelf-attention of " + place_text(capture) + ", by every method:\n\n" +
+            comparison_text(*capture.comparison, false);
+  }
   return text;
 }
 
@@ -117,7 +136,12 @@ nlohmann::ordered_json generation_json(const GenerationRun& run) {
     json["quality"] = quality;
   }
   Json captures = Json::array();
-  for (const std::filesystem::path& file : run.captures) captures.push_back(file.string());
+  for (const Capture& capture : run.captures) {
+    captures.push_back(
+        {{"file", capture.path.string()}, {"layer", capture.layer}, {"step", capture.step}});
+    if (!capture.comparison) continue;
+    captures.back()["comparison"] = comparison_json(*capture.comparison, false);
+  }
   json["captures"] = captures;
   return json;
 }

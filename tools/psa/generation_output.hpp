@@ -12,6 +12,7 @@
 #include "engine/generation/generation.hpp"
 #include "engine/video/quality.hpp"
 #include "engine/video/video.hpp"
+#include "qkv_capture.hpp"
 
 namespace psa::cli {
 
@@ -42,12 +43,19 @@ struct GenerationRun {
   std::optional<double> skipped_dense_seconds;  ///< what dense would have taken, were it not over
                                                 ///< the limit
   std::optional<engine::VideoQuality> quality;  ///< of psa against dense
-  std::vector<std::filesystem::path> captures;
+  std::vector<Capture> captures;
 };
 
 /// "4 first steps and layers 6, 7 with dense attention", or nothing if none are.
 [[nodiscard]] std::string dense_parts_text(const GenerationRun& run);
+/// Of the videos, then of the captures, in the order in which they were written.
+[[nodiscard]] std::vector<std::string> file_names(const GenerationRun& run);
+/// Without the comparisons of captures.
 [[nodiscard]] std::string generation_text(const GenerationRun& run);
+/// "layer 4 in step 10".
+[[nodiscard]] std::string place_text(const Capture& capture);
+/// A table for each capture that was compared.
+[[nodiscard]] std::string captures_text(const GenerationRun& run);
 [[nodiscard]] nlohmann::ordered_json generation_json(const GenerationRun& run);
 
 }  // namespace psa::cli

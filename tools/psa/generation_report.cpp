@@ -2,20 +2,18 @@
 #include "generation_report.hpp"
 
 #include <algorithm>
-#include <cmath>
 #include <cstddef>
 
 #include "base64.hpp"
 #include "chart.hpp"
-#include "color.hpp"
 #include "comparison_output.hpp"
 #include "engine/video/gif.hpp"
 #include "engine/video/image.hpp"
-#include "picture.hpp"
 #include "psa/psa.h"
 #include "report_figures.hpp"
 #include "report_parts.hpp"
 #include "table.hpp"
+#include "values.hpp"
 
 namespace psa::cli {
 namespace {
@@ -23,13 +21,14 @@ namespace {
 constexpr std::string_view kVideoStyle = R"css(
 .pair.videos { margin-bottom: 18px; } .pair.videos img { image-rendering: auto; }
 .strip img { display: block; width: 100%; height: auto; border-radius: 3px; }
-.heat { background: var(--panel); border: 1px solid var(--rule); border-radius: 10px;
-  padding: 16px; }
-.heat > img { display: block; max-width: 100%; height: auto; image-rendering: pixelated;
-  border-radius: 3px; margin-bottom: 12px; }
+.results { margin-top: 18px; } .chart > .scale { margin-bottom: 10px; }
 svg .bar-rest { fill: var(--dense); } svg .bar-psa { fill: var(--psa); }
+h1.part { margin-top: 72px; padding-top: 44px; border-top: 1px solid var(--rule); }
 .swatch.psa { background: var(--psa); } .swatch.dense { background: var(--dense); }
 )css";
+
+constexpr int kWide = 900;
+constexpr int kNarrow = 420;
 
 std::string ratio_text(double dense, double psa) { return fixed(dense / psa, 1) + "×"; }
 
@@ -91,6 +90,39 @@ std::string videos_section(const GenerationRun& run, int frames_per_second) {
          encode_base64(engine::encode_png(strip)) + "\"></div>\n";
 }
 
+std::string results_row(const GeneratedVideo& video, const GenerationRun& run) {
+  const engine::Generation& g = video.generation;
+  const bool is_psa = &video == &run.psa;
+  const auto cell = [](const std::string& text) { return "<td>" + text + "</td>"; };
+  const auto speedup = [](double dense_ms, double ms) {
+    return "<td class=\"extra\">" + fixed(dense_ms / ms, 2) + "</td>";
+  };
+  const engine::Generation& dense = run.dense->generation;
+  std::string html = (is_psa ? "<tr class=\"chosen\">" : "<tr>") + cell(video.name) +
+                     cell(percent_text(g.step_density()));
+  html += cell(fixed(g.step_attention_ms() / 1000, 2)) +
+          speedup(dense.step_attention_ms(), g.step_attention_ms());
+  html += cell(fixed(g.step_ms() / 1000, 2)) + speedup(dense.step_ms(), g.step_ms());
+  html += cell(fixed(g.total_ms() / 1000, 1)) + speedup(dense.total_ms(), g.total_ms());
+  html += cell(is_psa ? fixed(run.quality->psnr_db, 2) : "–") +
+          cell(is_psa && run.quality->ssim ? fixed(*run.quality->ssim, 4) : "–");
+  return html + "</tr>\n";
+}
+
+/// Nothing without the dense video.
+std::string results_table(const GenerationRun& run) {
+  if (!run.dense) return "";
+  const std::string speedup = "<th class=\"extra\">speed-<br>up</th>";
+  return "<div class=\"scroll results\"><table>\n<tr><th>attention</th><th>density</th>"
+         "<th>attention<br>s a step</th>" +
+         speedup + "<th>whole step<br>s</th>" + speedup + "<th>whole video<br>s</th>" + speedup +
+         "<th>PSNR<br>dB</th><th>SSIM</th></tr>\n" + results_row(run.psa, run) +
+         results_row(*run.dense, run) + "</table></div>\n" +
+         paragraph("note",
+                   "Density and times of a step are means of the steps after the warm-up. PSNR and "
+                   "SSIM are against the video of dense attention from the same noise.");
+}
+
 std::string time_section(const GenerationRun& run) {
   BarChart chart{.title = "Seconds of a step", .bars = {}};
   const auto add = [&chart](const GeneratedVideo& video) {
@@ -104,48 +136,57 @@ std::string time_section(const GenerationRun& run) {
   };
   add(run.psa);
   if (run.dense) add(*run.dense);
-  constexpr int kWide = 900;
-  constexpr int kNarrow = 420;
-  return heading("Where the time goes") +
+  return heading("Where the time of a step goes") +
          paragraph("caption",
                    "Mean of the steps after the warm-up, both branches of the guidance together: "
                    "self-attention with "
                    "everything that PSA does for it, then the rest of the model.") +
          "<ul class=\"legend\"><li><i class=\"swatch psa\"></i>self-attention</li>"
          "<li><i class=\"swatch dense\"></i>everything else</li></ul>\n"
-         "<div class=\"chart\"><div class=\"wide\">" +
-         bar_chart_svg(chart, kWide) + "</div><div class=\"narrow\">" +
-         bar_chart_svg(chart, kNarrow) + "</div></div>\n";
-}
-
-/// One cell per layer (from top to bottom) and step (from left to right).
-Picture density_picture(const engine::Generation& generation, double top) {
-  constexpr int kCell = 24;
-  const auto steps = static_cast<int>(generation.steps.size());
-  const auto layers = static_cast<int>(generation.steps.front().layer_density.size());
-  Picture picture(steps * kCell, layers * kCell);
-  for (int y = 0; y < picture.height(); ++y) {
-    for (int x = 0; x < picture.width(); ++x) {
-      const engine::StepReport& step = generation.steps[static_cast<std::size_t>(x / kCell)];
-      const double density = step.layer_density[static_cast<std::size_t>(y / kCell)];
-      picture.set(x, y, heat_color(density / top));
-    }
-  }
-  return picture;
+         "<div class=\"chart\">" +
+         in_both_widths(bar_chart_svg(chart, kWide), bar_chart_svg(chart, kNarrow)) + "</div>\n";
 }
 
 std::string density_section(const GenerationRun& run) {
-  double top = 0;
-  for (const engine::StepReport& step : run.psa.generation.steps) {
-    for (const double density : step.layer_density) top = std::max(top, density);
+  const std::vector<engine::StepReport>& steps = run.psa.generation.steps;
+  HeatMap map{.title = "Density by layer and step",
+              .row_name = "layer",
+              .column_name = "step",
+              .rows = std::vector<std::vector<double>>(steps.front().layer_density.size()),
+              .top = 0};
+  for (const engine::StepReport& step : steps) {
+    for (std::size_t layer = 0; layer < step.layer_density.size(); ++layer) {
+      map.rows[layer].push_back(step.layer_density[layer]);
+      map.top = std::max(map.top, step.layer_density[layer]);
+    }
   }
   return heading("What each layer reads in each step") +
          paragraph("caption",
-                   "Density of self-attention: layers from top to bottom, steps from left (noise) "
-                   "to right (video).") +
-         "<div class=\"heat\"><img alt=\"density by layer and step\" src=\"" +
-         png_data_url(density_picture(run.psa.generation, top)) + "\">" +
-         heat_legend("0", fixed(top, 3)) + "</div>\n";
+                   "Density of self-attention: the share of the logits that is computed. Steps go "
+                   "from noise to video.") +
+         "<div class=\"chart\">" + heat_legend("0", fixed(map.top, 3)) +
+         in_both_widths(heat_map_svg(map, kWide), heat_map_svg(map, kNarrow)) + "</div>\n";
+}
+
+std::string capture_part(const Capture& capture, const GenerationRun& run) {
+  std::string note =
+      "What the model's self-attention got in " + place_text(capture) +
+      " of this very run (both counted from 0), computed by PSA as configured and by other ways.";
+  const std::vector<index_t>& dense = run.dense_layers;
+  if (capture.step < run.warmup_steps ||
+      std::find(dense.begin(), dense.end(), capture.layer) != dense.end()) {
+    note += " The run itself used dense attention here.";
+  }
+  return report_part("Inside the model: " + place_text(capture), note, *capture.comparison,
+                     capture.path.string());
+}
+
+std::string capture_parts(const GenerationRun& run) {
+  std::string html;
+  for (const Capture& capture : run.captures) {
+    if (capture.comparison) html += capture_part(capture, run);
+  }
+  return html;
 }
 
 std::string facts_section(const GenerationRun& run, const ReportFacts& facts) {
@@ -162,6 +203,7 @@ std::string facts_section(const GenerationRun& run, const ReportFacts& facts) {
   html += fact("seed", std::to_string(run.seed));
   html += fact("guidance", fixed(run.guidance, 2));
   html += fact("computed in", run.compute + " on " + run.backend);
+  html += fact("files", join(file_names(run), ", "));
   for (const auto& [name, value] : facts.machine) html += fact(name, value);
   html += fact("psa", psa_version());
   return html + "</dl>\n";
@@ -171,11 +213,12 @@ std::string facts_section(const GenerationRun& run, const ReportFacts& facts) {
 
 std::string generation_report_html(const GenerationRun& run, int frames_per_second,
                                    const ReportFacts& facts) {
-  return page("A video with Pyramid Sparse Attention", kVideoStyle,
+  return page("A video with Pyramid Sparse Attention", std::string(kVideoStyle) + stage_style(),
               "<h1>“" + escape_xml(run.prompt) + "”</h1>\n" +
                   paragraph("origin", escape_xml(run.model)) + key_figures(run) +
                   heading("The videos") + videos_section(run, frames_per_second) +
-                  time_section(run) + density_section(run) + facts_section(run, facts));
+                  results_table(run) + time_section(run) + density_section(run) +
+                  capture_parts(run) + facts_section(run, facts));
 }
 
 }  // namespace psa::cli

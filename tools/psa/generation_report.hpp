@@ -10,7 +10,8 @@
 
 namespace psa::cli {
 
-/// The videos, how alike they are, where the time went, and what each layer read in each step.
+/// The videos, how alike they are, where the time went, and what each layer read in each step; then
+/// the comparison of each capture that has one.
 /// `run.psa` must hold pixels.
 [[nodiscard]] std::string generation_report_html(const GenerationRun& run, int frames_per_second,
                                                  const ReportFacts& facts);

@@ -86,4 +86,22 @@ void write_capture(const std::filesystem::path& path, int step, const std::strin
                          {"prompt", prompt}});
 }
 
+Comparison compare_capture(const std::filesystem::path& path, const VideoGrid& grid,
+                           const Config& attention, const PlanOptions& options, bool is_quiet) {
+  InputOptions input;
+  input.files = {path};
+  Call call;
+  call.inputs = load_inputs(input);
+  call.problem.shape = call.inputs.shape();
+  call.problem.layout.grid = grid;
+  call.problem.config = attention;
+  call.plan_options = options;
+  ComparisonOptions comparison;
+  comparison.methods.assign(kAllMethods.begin(), kAllMethods.end());
+  comparison.curve.assign(kCurveDensities.begin(), kCurveDensities.end());
+  comparison.keep_rows = true;
+  comparison.quiet = is_quiet;
+  return compare_methods(call, comparison);
+}
+
 }  // namespace psa::cli

@@ -2,14 +2,16 @@
 #pragma once
 
 // q, k and v of a model's self-attention, written while it runs, in the form that psa compare
-// reads.
+// reads, and compared afterwards.
 
 #include <filesystem>
+#include <optional>
 #include <set>
 #include <string>
 #include <string_view>
 #include <vector>
 
+#include "comparison.hpp"
 #include "engine/blocks/wan_transformer.hpp"
 
 namespace psa::cli {
@@ -18,6 +20,14 @@ namespace psa::cli {
 struct CaptureChoice {
   std::set<int> layers;
   std::set<int> steps;
+};
+
+/// What was written of one layer in one step.
+struct Capture {
+  std::filesystem::path path;
+  int layer = 0;
+  int step = 0;
+  std::optional<Comparison> comparison;  ///< compare_capture(), for a report
 };
 
 /// "layers=1,4,steps=3,15": both lists, in either order, each number in [0, count). Throws
@@ -32,5 +42,11 @@ struct CaptureChoice {
 /// Error(kIo).
 void write_capture(const std::filesystem::path& path, int step, const std::string& prompt,
                    const engine::LayerAttention& layer);
+
+/// Every method of psa compare on the written tensors of a video of `grid`, with rows, maps and the
+/// curve; PSA as in `attention`. Throws what load_inputs() and psa throw.
+[[nodiscard]] Comparison compare_capture(const std::filesystem::path& path, const VideoGrid& grid,
+                                         const Config& attention, const PlanOptions& options,
+                                         bool is_quiet);
 
 }  // namespace psa::cli

@@ -47,13 +47,15 @@ std::string introduction(const Config& config) {
       config.num_levels > 1 ? ", what matters less as means of " + pool_factors(config) + " tokens"
                             : "";
   const bool keeps_rest = reads_means(config.rest);
+  const std::string rest = config.rest == Rest::kLinear
+                               ? "one mean per block with the first-order term around it"
+                               : "one mean per block";
   return paragraph(
       "lead",
       "Attention compares every token with every other one, so its cost grows with the square of "
       "their number. Pyramid Sparse Attention keeps keys and values at several resolutions and "
       "reads each block at the one that it deserves: what matters token by token" +
-          means +
-          (keeps_rest ? ", everything else as one mean per block" : ", the rest not at all") +
+          means + (keeps_rest ? ", everything else as " + rest : ", the rest not at all") +
           ". All resolutions share one soft-max in which a mean of n tokens counts n times" +
           (keeps_rest ? ", so that only detail is lost." : "."));
 }
@@ -228,39 +230,65 @@ std::string curve_section(const Comparison& comparison) {
          figure;
 }
 
-std::string facts_section(const Comparison& comparison, const Problem& problem,
-                          const ReportFacts& facts) {
-  std::string html =
-      heading("How this was made") + "<pre>" + escape_xml(facts.command) + "</pre>\n<dl>\n";
-  html += fact("input", facts.origin) + fact("problem", format_problem(problem));
+std::string origin_line(const std::string& origin, const Problem& problem) {
+  return paragraph("origin", escape_xml(origin) + " · " + escape_xml(format_shape(problem.shape)));
+}
+
+/// What is measured, up to how it was made.
+std::string comparison_sections(const Comparison& comparison, const Problem& problem) {
+  return introduction(problem.config) + warnings(comparison) + key_figures(comparison) +
+         heading("Methods") + method_table(comparison) + method_notes(comparison) +
+         curve_section(comparison) + heading("Where the time goes") +
+         paragraph(
+             "caption",
+             "Medians of each method's calls, stage by stage. Colors are what dense attention "
+             "does not have to do.") +
+         time_figure(comparison) + level_maps_section(comparison, problem) +
+         errors_section(comparison, problem) + heading("Head by head") + head_table(comparison);
+}
+
+/// The input and what each method computed, for <dl>.
+std::string comparison_facts(const Comparison& comparison, const Problem& problem,
+                             const std::string& origin) {
+  std::string html = fact("input", origin) + fact("problem", format_problem(problem));
   for (const MethodResult& result : comparison.methods) {
     if (result.method == Method::kDense || result.method == Method::kPsa) continue;
     html += fact(std::string(name_of(result.method)), format_problem(result.problem));
   }
+  return html;
+}
+
+std::string plan_block(const Comparison& comparison) {
+  return "<pre>" + escape_xml(comparison.plan_text) + "</pre>\n";
+}
+
+std::string facts_section(const Comparison& comparison, const Problem& problem,
+                          const ReportFacts& facts) {
+  std::string html =
+      heading("How this was made") + "<pre>" + escape_xml(facts.command) + "</pre>\n<dl>\n";
+  html += comparison_facts(comparison, problem, facts.origin);
   for (const auto& [name, value] : facts.machine) html += fact(name, value);
   html += fact("psa", psa_version());
-  return html + "</dl>\n<pre>" + escape_xml(comparison.plan_text) + "</pre>\n";
+  return html + "</dl>\n" + plan_block(comparison);
 }
 
 }  // namespace
 
 std::string report_html(const Comparison& comparison, const Problem& problem,
                         const ReportFacts& facts) {
-  return page(
-      "Pyramid Sparse Attention compared", stage_style(),
-      "<h1>Pyramid Sparse Attention, compared</h1>\n" +
-          paragraph("origin",
-                    escape_xml(facts.origin) + " · " + escape_xml(format_shape(problem.shape))) +
-          introduction(problem.config) + warnings(comparison) + key_figures(comparison) +
-          heading("Methods") + method_table(comparison) + method_notes(comparison) +
-          curve_section(comparison) + heading("Where the time goes") +
-          paragraph(
-              "caption",
-              "Medians of each method's calls, stage by stage. Colors are what dense attention "
-              "does not have to do.") +
-          time_figure(comparison) + level_maps_section(comparison, problem) +
-          errors_section(comparison, problem) + heading("Head by head") + head_table(comparison) +
-          facts_section(comparison, problem, facts));
+  return page("Pyramid Sparse Attention compared", stage_style(),
+              "<h1>Pyramid Sparse Attention, compared</h1>\n" + origin_line(facts.origin, problem) +
+                  comparison_sections(comparison, problem) +
+                  facts_section(comparison, problem, facts));
+}
+
+std::string report_part(const std::string& title, const std::string& note,
+                        const Comparison& comparison, const std::string& origin) {
+  const Problem& problem = comparison.find(Method::kPsa)->problem;
+  return "<h1 class=\"part\">" + escape_xml(title) + "</h1>\n" + origin_line(origin, problem) +
+         paragraph("lead", escape_xml(note)) + comparison_sections(comparison, problem) +
+         heading("What was compared") + "<dl>\n" + comparison_facts(comparison, problem, origin) +
+         "</dl>\n" + plan_block(comparison);
 }
 
 std::filesystem::path report_path(const std::filesystem::path& directory) {

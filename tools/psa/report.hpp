@@ -24,6 +24,11 @@ struct ReportFacts {
 [[nodiscard]] std::string report_html(const Comparison& comparison, const Problem& problem,
                                       const ReportFacts& facts);
 
+/// The same as a part of another page, whose CSS must include stage_style(): `title` and `note`
+/// (both escaped here), then everything that report_html() shows of the comparison.
+[[nodiscard]] std::string report_part(const std::string& title, const std::string& note,
+                                      const Comparison& comparison, const std::string& origin);
+
 /// directory/report.html. Creates the directory; throws Error(kIo) if that is not possible.
 [[nodiscard]] std::filesystem::path report_path(const std::filesystem::path& directory);
 

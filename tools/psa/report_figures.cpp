@@ -11,6 +11,7 @@
 #include "color.hpp"
 #include "comparison_output.hpp"
 #include "picture.hpp"
+#include "report_parts.hpp"
 #include "table.hpp"
 
 namespace psa::cli {
@@ -148,10 +149,6 @@ std::string error_figure(const MethodResult& result, const TokenLayout& layout, 
   return "<figure>" + image(picture, name + ", error of each token of head " + std::to_string(h)) +
          "<figcaption><b>" + name + "</b><br>error " +
          significant(result.errors.heads[head].rel_l2, 3) + "</figcaption></figure>\n";
-}
-
-std::string in_both_widths(const std::string& wide, const std::string& narrow) {
-  return "<div class=\"wide\">" + wide + "</div><div class=\"narrow\">" + narrow + "</div>\n";
 }
 
 std::string tooltip(const std::string& name, double density, double error) {

@@ -20,6 +20,10 @@ std::string fact(const std::string& name, const std::string& value) {
   return "<dt>" + escape_xml(name) + "</dt><dd>" + escape_xml(value) + "</dd>\n";
 }
 
+std::string in_both_widths(const std::string& wide, const std::string& narrow) {
+  return "<div class=\"wide\">" + wide + "</div><div class=\"narrow\">" + narrow + "</div>\n";
+}
+
 std::string page(const std::string& title, std::string_view css, const std::string& html) {
   return "<!DOCTYPE html>\n<html lang=\"en\">\n<head>\n<meta charset=\"utf-8\">\n"
          "<meta name=\"viewport\" content=\"width=device-width, initial-scale=1\">\n"

@@ -14,6 +14,8 @@ namespace psa::cli {
 [[nodiscard]] std::string figure_cell(const std::string& value, const std::string& meaning);
 /// A name and its value, both escaped, for <dl>.
 [[nodiscard]] std::string fact(const std::string& name, const std::string& value);
+/// Two forms of one chart, of which the style of all reports shows the one that fits the window.
+[[nodiscard]] std::string in_both_widths(const std::string& wide, const std::string& narrow);
 /// A whole page with the style of all reports and more CSS.
 [[nodiscard]] std::string page(const std::string& title, std::string_view css,
                                const std::string& html);
