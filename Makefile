@@ -1,6 +1,6 @@
 # SPDX-License-Identifier: Apache-2.0
 # Thin wrapper: what each target does is in scripts/, how it is built in CMakePresets.json.
-.PHONY: demo test format hooks clean
+.PHONY: demo test test-python format hooks clean
 
 demo:  ## install what is missing, build the library and the command line, run it on real q, k, v
 	scripts/install-deps demo
@@ -9,6 +9,10 @@ demo:  ## install what is missing, build the library and the command line, run i
 test:  ## install what is missing, run every check
 	scripts/install-deps demo test
 	scripts/check --all
+
+test-python:  ## test the Python package with torch, diffusers and transformers, and its wheel
+	scripts/install-deps demo test
+	scripts/test-python --torch
 
 format:  ## lay out the sources with clang-format 14
 	scripts/check-format --fix

@@ -11,6 +11,11 @@ install(DIRECTORY ${PROJECT_SOURCE_DIR}/include/psa ${PROJECT_BINARY_DIR}/includ
         DESTINATION ${CMAKE_INSTALL_INCLUDEDIR}
         FILES_MATCHING PATTERN "*.h" PATTERN "*.hpp")
 
+# In a wheel: the library alone, beside the Python modules and without its version links, which a
+# wheel cannot hold (pyproject.toml).
+install(PROGRAMS $<TARGET_FILE:psa_shared> DESTINATION psa/lib RENAME libpsa.so
+        COMPONENT python EXCLUDE_FROM_ALL)
+
 install(EXPORT psaTargets NAMESPACE psa:: DESTINATION ${PSA_CMAKE_DIR})
 configure_package_config_file(${PROJECT_SOURCE_DIR}/cmake/PsaConfig.cmake.in
                               ${PROJECT_BINARY_DIR}/psaConfig.cmake

@@ -12,8 +12,10 @@ error against dense.
 Needs torch with CUDA, and triton for the peers.
 """
 import argparse
+import functools
 import json
 import math
+import os
 import pathlib
 import statistics
 import sys
@@ -22,9 +24,10 @@ import torch
 import torch.nn.functional as F
 from torch.nn.attention import SDPBackend, sdpa_kernel
 
-sys.path.insert(0, str(pathlib.Path(__file__).resolve().parent.parent / "python"))
+ROOT = pathlib.Path(__file__).resolve().parents[2]
+sys.path[:0] = [str(ROOT / "bench/python"), str(ROOT / "python")]
+import psa  # noqa: E402
 from provenance import command, commit  # noqa: E402
-from psa_abi import Psa  # noqa: E402
 
 WAN720 = {"grid": (21, 45, 80), "heads": 12, "head_dim": 128}
 WAN480 = {"grid": (21, 30, 52), "heads": 12, "head_dim": 128}
@@ -44,23 +47,24 @@ def threshold(*budget, **more):
 # name, shape, data, config of psa, times that the whole call shall be faster than cuDNN dense
 ROWS = (
     ("wan-720p quota", WAN720, "normal", quota(.10, .15, .15, .35), 5.0),
-    ("wan-720p quota, blocks of 64", WAN720, "normal", quota(.10, .15, .15, .35, block_kv=64), 5.0),
+    ("wan-720p quota, blocks of 64", WAN720, "normal",
+     quota(.10, .15, .15, .35, block=(128, 64)), 5.0),
     ("wan-720p threshold", WAN720, "structured",
      threshold(.4, .5, .6, .8, importance="sampled_max", samples_q=16, samples_kv=16), 8.0),
     ("wan-480p quota", WAN480, "normal", quota(.05, .10, .15, .25), 6.2),
     ("wan2.2-5b quota", WAN22, "normal", quota(.10, .15, .15, .35), 4.6),
     ("cogvideox-5b quota", COG, "normal", quota(.05, .15, .25, .50), 4.0),
     ("qwen2.5-vl-7b causal", QWEN, "normal",
-     quota(.21, .26, .26, .36, importance="antidiagonal", antidiagonal_stride=16, causal=1), 3.0),
+     quota(.21, .26, .26, .36, importance="antidiagonal", stride=16, causal=True), 3.0),
     ("wan-720p means .10", WAN720, "structured", {"density": .10}, 6.0),
     ("wan-720p means .10, gilbert", WAN720, "structured",
-     {"density": .10, "reorder": "gilbert"}, None),
+     {"density": .10, "order": "gilbert"}, None),
     ("wan-720p means .15, gilbert", WAN720, "structured",
-     {"density": .15, "reorder": "gilbert"}, None),
+     {"density": .15, "order": "gilbert"}, None),
     ("wan-720p linear .10, gilbert", WAN720, "structured",
-     {"density": .10, "num_levels": 1, "rest": "linear", "reorder": "gilbert"}, None),
+     {"density": .10, "levels": 1, "rest": "linear", "order": "gilbert"}, None),
     ("wan-480p linear .10, gilbert", WAN480, "structured",
-     {"density": .10, "num_levels": 1, "rest": "linear", "reorder": "gilbert"}, None),
+     {"density": .10, "levels": 1, "rest": "linear", "order": "gilbert"}, None),
 )
 
 
@@ -121,7 +125,7 @@ def flex_call(q, k, v, density):
 
 def published_call(q, k, v, config):
     """The published Triton code with the same rule; None where it does not compute the row."""
-    if config.get("block_kv", 128) != 128 or "budget" not in config:
+    if "block" in config or "budget" not in config:
         return None
     if config.get("causal"):
         from PSA_casual.kernels.psa_kernel_causal import sparse_attention_factory
@@ -162,7 +166,7 @@ def take_turns(calls, repeats):
     return result
 
 
-def run_row(psa, row, args):
+def run_row(row, args):
     name, shape, data, config, target = row
     torch.manual_seed(0)
     text = shape.get("text", 0)
@@ -171,9 +175,11 @@ def run_row(psa, row, args):
     make = structured_inputs if data == "structured" else normal_inputs
     q, k, v = make(shape, length)
     out = torch.empty_like(q)
-    ours = psa.prepare(q, k, v, out, config, grid=shape.get("grid", (0, 0, 0)), text=text)
+    plan = psa.Plan(q.shape, k.shape, config, dtype=q.dtype, device=q.device,
+                    grid=shape.get("grid"), text_tokens=text)
+    ours = functools.partial(plan.forward, q, k, v, out=out)
     ours()
-    stats = ours.stats()
+    stats = plan.measure(q, k, v, out=out)
     calls = {"cudnn": dense_call(q, k, v, causal)}
     if not causal:
         calls["flex"] = flex_call(q, k, v, stats.density)
@@ -197,7 +203,7 @@ def run_row(psa, row, args):
               "attention_tflops": flops * stats.density / stats.attention_ms / 1e9,
               "pyramid_ms": stats.pyramid_ms, "importance_ms": stats.importance_ms,
               "levels_ms": stats.levels_ms, "attention_ms": stats.attention_ms,
-              "workspace_over_kv": ours.workspace_bytes / kv_bytes}
+              "workspace_over_kv": plan.workspace_bytes / kv_bytes}
     others = "  ".join(f"{other} {t['ms']:.2f}" for other, t in times.items())
     aim = f" (aim {target})" if target else ""
     print(f"{name:32} density {stats.density:.4f}  {others} ms  {result['speedup']:.2f}x{aim}  stages "
@@ -218,11 +224,11 @@ def main():
     args = parser.parse_args()
     if args.peer:
         sys.path.insert(0, args.peer)
-    psa = Psa(args.library)
+    os.environ["PSA_LIBRARY"] = args.library
     rows = []
     for row in ROWS:
         if args.rows in row[0]:
-            rows.append(run_row(psa, row, args))
+            rows.append(run_row(row, args))
             torch.cuda.empty_cache()
     if args.json:
         report = {"device": torch.cuda.get_device_name(), "torch": torch.__version__,

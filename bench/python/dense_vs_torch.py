@@ -5,21 +5,25 @@ For each shape and dtype, interleaved: PyTorch dense, psa dense (every block at 
 --density. Prints one line per row and, with --json FILE, writes all rows with machine and command.
 
   python bench/python/dense_vs_torch.py --library build/release/src/libpsa.so --json out.json
-Needs torch and numpy; nothing else of the project does.
+Needs torch.
 """
 import argparse
+import functools
 import json
 import os
+import pathlib
 import platform
 import statistics
 import subprocess
+import sys
 import time
 
 import torch
 import torch.nn.functional as F
 
-from provenance import command, commit
-from psa_abi import Psa
+sys.path.insert(0, str(pathlib.Path(__file__).resolve().parents[2] / "python"))
+import psa  # noqa: E402
+from provenance import command, commit  # noqa: E402
 
 DTYPES = {"f32": torch.float32, "bf16": torch.bfloat16}
 SHAPES = ((16384, 64), (8192, 128))
@@ -32,15 +36,20 @@ def milliseconds(call):
     return (time.perf_counter() - start) * 1e3
 
 
-def run_case(psa, name, length, head_dim, args):
+def psa_call(q, k, v, out, density, threads):
+    plan = psa.Plan(q.shape, k.shape, {"density": density}, dtype=q.dtype, num_threads=threads)
+    return functools.partial(plan.forward, q, k, v, out=out)
+
+
+def run_case(name, length, head_dim, args):
     dtype = DTYPES[name]
     torch.manual_seed(0)
     q, k, v = (torch.randn(1, HEADS, length, head_dim).to(dtype) for _ in range(3))
     out = torch.empty_like(q)
     calls = {
         "torch": lambda: F.scaled_dot_product_attention(q, k, v),
-        "psa_dense": psa.prepare(q, k, v, out, {"density": 1.0}, threads=args.threads),
-        "psa": psa.prepare(q, k, v, out, {"density": args.density}, threads=args.threads),
+        "psa_dense": psa_call(q, k, v, out, 1.0, args.threads),
+        "psa": psa_call(q, k, v, out, args.density, args.threads),
     }
     reference = calls["torch"]()
     calls["psa_dense"]()
@@ -67,7 +76,8 @@ def run_case(psa, name, length, head_dim, args):
 def processor():
     try:
         text = subprocess.run(["lscpu"], capture_output=True, text=True, check=True).stdout
-        return next(l.split(":")[1].strip() for l in text.splitlines() if "Model name" in l)
+        return next(line.split(":")[1].strip()
+                    for line in text.splitlines() if "Model name" in line)
     except (OSError, StopIteration, subprocess.CalledProcessError):
         return platform.processor()
 
@@ -81,8 +91,8 @@ def main():
     parser.add_argument("--json", help="write the rows to this file")
     args = parser.parse_args()
     torch.set_num_threads(args.threads)
-    psa = Psa(args.library)
-    rows = [run_case(psa, name, length, head_dim, args)
+    os.environ["PSA_LIBRARY"] = args.library
+    rows = [run_case(name, length, head_dim, args)
             for length, head_dim in SHAPES for name in DTYPES]
     if args.json:
         report = {"processor": processor(), "threads": args.threads, "torch": torch.__version__,
