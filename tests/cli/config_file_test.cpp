@@ -112,6 +112,48 @@ TEST(ConfigFile, RefusesHostileYaml) {
   EXPECT_THAT(message_of(wide), HasSubstr("keys in one map"));
 }
 
+TEST(ConfigFile, LayersStandOverTheRest) {
+  const FileConfig file = parse_config(
+      "layers:\n"
+      "  0: {rest: skip}\n"
+      "  2-4: {density: .3}\n"
+      "block: 64x64\n"
+      "density: .2\n",
+      "file.yaml", {});
+  ASSERT_EQ(file.layers.size(), 4U);
+  EXPECT_EQ(file.config.rest, Rest::kMean);
+  EXPECT_EQ(file.layers.at(0).rest, Rest::kSkip);
+  EXPECT_EQ(file.layers.at(0).block_kv, 64);
+  EXPECT_EQ(file.layers.at(0).budget, file.config.budget);
+  for (const index_t layer : {2, 3, 4}) {
+    EXPECT_GT(file.layers.at(layer).budget[0], file.config.budget[0]);
+  }
+  EXPECT_EQ(file.config_of(0), file.layers.at(0));
+  EXPECT_EQ(file.config_of(1), file.config);
+  EXPECT_EQ(file.config_of(std::nullopt), file.config);
+}
+
+TEST(ConfigFile, NamesWhatIsWrongWithLayers) {
+  const auto message = [](const std::string& layers) {
+    return message_of("rest: mean\nlayers:" + layers);
+  };
+  EXPECT_THAT(message(" 5\n"), HasSubstr("file.yaml:2: layers must be a map"));
+  EXPECT_THAT(message("\n  x: {rest: skip}\n"),
+              AllOf(HasSubstr("file.yaml:3: a key of layers is 'x'"), HasSubstr("0..999")));
+  EXPECT_THAT(message("\n  3-1: {rest: skip}\n"), HasSubstr("'1'; allowed: whole numbers 3..999"));
+  EXPECT_THAT(message("\n  1000: {rest: skip}\n"), HasSubstr("'1000'"));
+  EXPECT_THAT(message("\n  -1: {rest: skip}\n"), HasSubstr("a key of layers is ''"));
+  EXPECT_THAT(message("\n  0-2: {rest: skip}\n  2: {rest: mean}\n"),
+              HasSubstr("file.yaml:4: layer 2 is given twice"));
+  EXPECT_THAT(message("\n  0: skip\n"), HasSubstr("file.yaml:3: layer '0' must be a map"));
+  EXPECT_THAT(message("\n  0: {bugdet: .1}\n"),
+              AllOf(HasSubstr("file.yaml:3: key 'bugdet'"), HasSubstr("did you mean 'budget'")));
+  EXPECT_THAT(message("\n  0: {warmup_steps: 1}\n"), HasSubstr("'warmup_steps' is not known"));
+  EXPECT_THAT(message("\n  0:\n    grid: [1, 2, 3]\n"),
+              HasSubstr("file.yaml:4: grid is the same for all layers"));
+  EXPECT_THAT(message("\n  0: {density: 2}\n"), HasSubstr("file.yaml:3: density is '2'"));
+}
+
 TEST(ConfigFile, RefusesWhatIsNoMapOfKeys) {
   for (const char* yaml : {"", "# nothing\n", "just words", "- a\n- b\n", "\"unclosed", "a: [1",
                            "a: b: c", "\t", "%", "{", "a: !!binary x\n  y: z", "\x01\x02"}) {

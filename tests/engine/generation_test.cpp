@@ -100,6 +100,21 @@ TEST(Generation, LayersAreDenseOnRequest) {
   }
 }
 
+TEST(Generation, LayersMayHaveTheirOwnAttention) {
+  const SamplingGolden golden;
+  GenerationRequest request = golden.request();
+  request.attention = sparse_config();
+  request.layers[0] = dense_config();
+  request.warmup_steps = 1;
+  for (const StepReport& step : generate(*golden.model, {}, request).steps) {
+    EXPECT_EQ(step.layer_density[0], 1.0);
+    EXPECT_EQ(step.layer_density[1] == 1.0, step.is_dense);
+  }
+  request.layers = {{1, sparse_config()}};
+  request.dense_layers = {1};  // stands above it
+  EXPECT_EQ(generate(*golden.model, {}, request).steps.back().layer_density[1], 1.0);
+}
+
 TEST(Generation, GuidanceOfOneRunsOneBranch) {
   const SamplingGolden golden;
   GenerationRequest request = golden.request();
@@ -130,6 +145,9 @@ TEST(Generation, RefusesWhatItCannotSample) {
   for (const index_t layer : {index_t{2}, index_t{-1}, index_t{1} << 32}) {
     request = golden.request();
     request.dense_layers = {0, layer};
+    EXPECT_THAT(refusal(request), AllOf(HasSubstr(std::to_string(layer)), HasSubstr("0 to 1")));
+    request = golden.request();
+    request.layers[layer] = {};
     EXPECT_THAT(refusal(request), AllOf(HasSubstr(std::to_string(layer)), HasSubstr("0 to 1")));
   }
   request = golden.request();
@@ -168,6 +186,8 @@ TEST(GenerationDefaults, NameWhatIsWrong) {
   EXPECT_THAT(refusal(R"({"size": [16, 64]})"), AllOf(HasSubstr("size"), HasSubstr("frames")));
   EXPECT_THAT(refusal(R"({"step": 3})"), AllOf(HasSubstr("step"), HasSubstr("known keys")));
   EXPECT_THAT(refusal(R"({"steps": "many"})"), HasSubstr("steps"));
+  EXPECT_THAT(refusal(R"({"attention": "levels=1", "config": "tuned.yaml"})"),
+              AllOf(HasSubstr("config"), HasSubstr("only without attention")));
 }
 
 }  // namespace

@@ -14,6 +14,12 @@
 namespace psa::cli {
 namespace {
 
+void check_reads_back(const Problem& problem) {
+  const std::string settings = format_settings(problem);
+  const Problem back = parse_problem("h1q16d16 " + settings);
+  require(format_settings(back) == settings, "the canonical settings read back");
+}
+
 void check(std::string_view yaml, const ConfigSelection& selection) {
   FileConfig file;
   try {
@@ -23,9 +29,11 @@ void check(std::string_view yaml, const ConfigSelection& selection) {
     require(std::string_view(error.what()).size() < 4096, "a message is short");
     return;
   }
-  const std::string settings = format_settings({{}, file.layout, file.config});
-  const Problem back = parse_problem("h1q16d16 " + settings);
-  require(format_settings(back) == settings, "the canonical settings read back");
+  check_reads_back({{}, file.layout, file.config});
+  for (const auto& [layer, config] : file.layers) {
+    require(layer >= 0, "layers count from 0");
+    check_reads_back({{}, file.layout, config});
+  }
 }
 
 }  // namespace

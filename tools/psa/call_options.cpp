@@ -3,9 +3,9 @@
 
 #include <algorithm>
 #include <array>
-#include <optional>
+#include <limits>
 
-#include "config_file.hpp"
+#include "engine/tensors/printable.hpp"
 #include "psa/error.hpp"
 #include "values.hpp"
 
@@ -70,6 +70,11 @@ void CallOptions::add_file_options(CLI::App& command) {
       ->group(kGroup);
   command.add_option("--kv-lengths", kv_lengths_, "valid keys of each batch element")
       ->type_name("N,N,...")
+      ->group(kGroup);
+  command
+      .add_option("--layer", layer_,
+                  "which layer of --config FILE the tensors are of (default: their metadata)")
+      ->type_name("N")
       ->group(kGroup);
 }
 
@@ -150,12 +155,33 @@ void CallOptions::apply_flag(const Setting& setting, Problem& problem) const {
   }
 }
 
+std::optional<FileConfig> CallOptions::file_config() const {
+  if (config_path_.empty()) return std::nullopt;
+  return read_config_file(config_path_, {model_, attention_});
+}
+
+std::optional<Config> CallOptions::layer_config(const AttentionInputs& inputs) const {
+  constexpr index_t kMaxLayer = std::numeric_limits<std::int32_t>::max();
+  const std::optional<FileConfig> file = file_config();
+  if (!file && !layer_.empty()) reject({"--layer", layer_}, "needs --config");
+  std::optional<index_t> layer;
+  const auto found = inputs.metadata.find("layer");
+  if (!layer_.empty()) {
+    layer = parse_integer({"--layer", layer_}, 0, kMaxLayer);
+  } else if (file && !file->layers.empty() && found != inputs.metadata.end()) {
+    layer = parse_integer({"metadata layer of " + io::printable(inputs.origin), found->second}, 0,
+                          kMaxLayer);
+  }
+  if (!file || file->layers.empty()) return std::nullopt;
+  return file->config_of(layer);
+}
+
 void CallOptions::apply_base(Problem& problem) const {
   apply_flag(*find_setting("preset"), problem);
-  if (config_path_.empty()) return;
-  const FileConfig file = read_config_file(config_path_, {model_, attention_});
-  problem.config = file.config;
-  problem.layout = file.layout;
+  const std::optional<FileConfig> file = file_config();
+  if (!file) return;
+  problem.config = file->config;
+  problem.layout = file->layout;
 }
 
 void CallOptions::apply_flags(Problem& problem) const {
@@ -166,8 +192,8 @@ void CallOptions::apply_flags(Problem& problem) const {
 
 std::string CallOptions::base_name() const {
   if (has_flag("preset")) return flags_.at("preset").value;
-  if (config_path_.empty()) return "";
-  return read_config_file(config_path_, {model_, attention_}).origin;
+  const std::optional<FileConfig> file = file_config();
+  return file ? file->origin : "";
 }
 
 InputOptions CallOptions::input_options() const {
@@ -218,6 +244,7 @@ Call load_call(const CallOptions& options) {
   options.apply_base(call.problem);  // before the tensors, since it fails sooner
   call.plan_options = options.plan_options();
   call.inputs = load_inputs(options.input_options());
+  call.problem.config = options.layer_config(call.inputs).value_or(call.problem.config);
   call.problem.shape = call.inputs.shape();
   apply_metadata(call.inputs, options, call.problem);
   options.apply_flags(call.problem);

@@ -6,11 +6,13 @@
 #include <CLI/CLI.hpp>
 #include <cstdint>
 #include <map>
+#include <optional>
 #include <string>
 #include <string_view>
 #include <utility>
 #include <vector>
 
+#include "config_file.hpp"
 #include "problem.hpp"
 #include "psa/plan.hpp"
 #include "settings.hpp"
@@ -23,7 +25,7 @@ class CallOptions {
  public:
   /// FILE... and how to read them.
   void add_inputs(CLI::App& command);
-  /// --names, --layout, --dtype and --kv-lengths alone.
+  /// --names, --layout, --dtype, --kv-lengths and --layer alone.
   void add_file_options(CLI::App& command);
   /// For commands that take files and other words in one place.
   void set_files(std::vector<std::string> files) { files_ = std::move(files); }
@@ -35,7 +37,8 @@ class CallOptions {
   /// --backend, --isa, --threads.
   void add_machine(CLI::App& command);
 
-  /// Sets what --preset or --config gives, if one is there.
+  /// Sets what --preset or --config gives for layers without settings of their own, if one is
+  /// there.
   void apply_base(Problem& problem) const;
   /// Sets what flags give, over what the problem has.
   void apply_flags(Problem& problem) const;
@@ -48,6 +51,11 @@ class CallOptions {
   [[nodiscard]] PlanOptions plan_options() const;
   /// Checked against the batch; empty if not given.
   [[nodiscard]] std::vector<std::int32_t> kv_lengths(const ProblemShape& shape) const;
+  /// The file of --config; nothing if it is not given.
+  [[nodiscard]] std::optional<FileConfig> file_config() const;
+  /// What --config gives for the layer of a model that `inputs` are of, which --layer or their
+  /// metadata say; nothing without --config, or if it has no `layers`.
+  [[nodiscard]] std::optional<Config> layer_config(const AttentionInputs& inputs) const;
   /// Whether the flag of a setting is given.
   [[nodiscard]] bool has_flag(std::string_view setting_name) const;
   /// --config and what was chosen in it, or --preset; empty if neither is given.
@@ -69,6 +77,7 @@ class CallOptions {
   std::string layout_ = "bhld";
   std::string dtype_;
   std::string kv_lengths_;
+  std::string layer_;
   std::string config_path_;
   std::string model_;
   std::string attention_;
@@ -78,8 +87,8 @@ class CallOptions {
   int threads_ = 0;
 };
 
-/// Tensors and the problem that they and the options make: base configuration, then the file's
-/// metadata (grid, text, scale), then flags.
+/// Tensors and the problem that they and the options make: base configuration (of the tensors'
+/// layer), then the file's metadata (grid, text, scale), then flags.
 struct Call {
   AttentionInputs inputs;
   Problem problem;

@@ -92,9 +92,17 @@ index_t size_of_axis(const char* flag, const std::string& given,
   return integer_of(flag, given, fallback, 1, kMaxSide);
 }
 
+/// --config; without it and --preset, the file that the model recommends.
+std::optional<FileConfig> base_file(const GenerateCommand& command,
+                                    const engine::GenerationDefaults& defaults) {
+  if (!command.call.base_name().empty() || !defaults.config) return command.call.file_config();
+  return read_config_file(std::filesystem::path(command.model) / *defaults.config, {});
+}
+
 /// Settings over what the model recommends, or over the default configuration in Gilbert order,
 /// which a video always allows.
-Problem attention_problem(const CallOptions& options, const engine::GenerationDefaults& defaults) {
+Problem attention_problem(const CallOptions& options, const engine::GenerationDefaults& defaults,
+                          const std::optional<FileConfig>& file) {
   Problem problem;
   const bool has_base = !options.base_name().empty();
   if (!has_base && defaults.attention) {
@@ -107,6 +115,8 @@ Problem attention_problem(const CallOptions& options, const engine::GenerationDe
       }
       setting->apply(problem, label, word.substr(equals + 1));
     }
+  } else if (file) {
+    problem.config = file->config;
   } else if (!has_base) {
     problem.config.reorder = Reorder::kGilbert;
   }
@@ -128,10 +138,22 @@ std::vector<index_t> dense_layers_of(const std::string& given,
   return layers;
 }
 
+/// The flag's, else those of --config, else what the model recommends.
+int warmup_steps_of(const GenerateCommand& command, const std::optional<FileConfig>& file,
+                    const engine::GenerationDefaults& defaults, int steps) {
+  if (command.warmup_steps.empty() && file && file->warmup_steps) {
+    return static_cast<int>(parse_integer(
+        {file->origin + ": warmup_steps", std::to_string(*file->warmup_steps)}, 0, steps));
+  }
+  return static_cast<int>(integer_of("--warmup-steps", command.warmup_steps,
+                                     defaults.warmup_steps.value_or(0), 0, steps));
+}
+
 GenerateSettings settings_of(const GenerateCommand& command,
                              const engine::GenerationDefaults& defaults) {
   GenerateSettings settings;
   engine::GenerationRequest& request = settings.request;
+  const std::optional<FileConfig> file = base_file(command, defaults);
   request.size = {size_of_axis("--frames", command.frames, defaults, 0),
                   size_of_axis("--height", command.height, defaults, 1),
                   size_of_axis("--width", command.width, defaults, 2)};
@@ -139,8 +161,7 @@ GenerateSettings settings_of(const GenerateCommand& command,
   constexpr index_t kFramesPerSecond = 8;
   request.steps = static_cast<int>(
       integer_of("--steps", command.steps, defaults.steps.value_or(kSteps), 1, kMaxSteps));
-  request.warmup_steps = static_cast<int>(integer_of(
-      "--warmup-steps", command.warmup_steps, defaults.warmup_steps.value_or(0), 0, request.steps));
+  request.warmup_steps = warmup_steps_of(command, file, defaults, request.steps);
   request.dense_layers = dense_layers_of(command.dense_layers, defaults);
   request.guidance =
       static_cast<float>(command.guidance.empty() ? defaults.guidance.value_or(1)
@@ -169,9 +190,16 @@ GenerateSettings settings_of(const GenerateCommand& command,
     constexpr double kMaxSeconds = 1e9;
     settings.dense_limit = parse_number({"--dense-limit", command.dense_limit}, 0, kMaxSeconds);
   }
-  const Problem attention = attention_problem(command.call, defaults);
+  const Problem attention = attention_problem(command.call, defaults, file);
   request.attention = attention.config;
   settings.attention = format_settings(attention);
+  if (!file) return settings;
+  for (const auto& [layer, config] : file->layers) {
+    Problem problem{{}, {}, config};
+    command.call.apply_flags(problem);
+    request.layers[layer] = problem.config;
+  }
+  if (!file->layers.empty()) settings.attention += " and " + file->origin + " by layer";
   return settings;
 }
 
@@ -329,6 +357,7 @@ void run_dense(const GenerateCommand& command, const GenerateSettings& settings,
                GenerationRun& run) {
   engine::GenerationRequest request = settings.request;
   request.attention = engine::dense_config();
+  request.layers.clear();
   GeneratedVideo& dense = run.dense.emplace();
   dense.name = "dense";
   dense.generation =

@@ -17,5 +17,6 @@ void add_inspect_command(CLI::App& app);
 void add_mask_command(CLI::App& app);
 void add_bench_command(CLI::App& app);
 void add_generate_command(CLI::App& app);
+void add_tune_command(CLI::App& app);
 
 }  // namespace psa::cli

@@ -5,6 +5,8 @@
 // told apart by their content.
 
 #include <filesystem>
+#include <map>
+#include <optional>
 #include <string>
 #include <string_view>
 
@@ -20,13 +22,17 @@ struct ConfigSelection {
 
 struct FileConfig {
   Config config;
+  std::map<index_t, Config> layers;  ///< of the model, from 0, that have their own
   TokenLayout layout;  ///< text_tokens and text_side; the grid only if the file gives one
   // What a model adapter needs beside the configuration; only a published file gives divisors.
-  int warmup_steps = 0;        ///< first denoising steps that run dense
-  index_t divisor_width = 0;   ///< pixels per token
-  index_t divisor_height = 0;  ///< pixels per token
-  index_t divisor_frames = 0;  ///< frames per token
-  std::string origin;          ///< "attention_config.yaml: Wan2.1_1.3b/psa_topk", for reports
+  std::optional<int> warmup_steps;  ///< first denoising steps that run dense
+  index_t divisor_width = 0;        ///< pixels per token
+  index_t divisor_height = 0;       ///< pixels per token
+  index_t divisor_frames = 0;       ///< frames per token
+  std::string origin;               ///< "attention_config.yaml: Wan2.1_1.3b/psa_topk", for reports
+
+  /// Of a layer of the model, or of one that is not known.
+  [[nodiscard]] const Config& config_of(std::optional<index_t> layer) const;
 };
 
 /// Largest file that is read, in bytes, and deepest nesting.

@@ -48,6 +48,7 @@ void describe(CLI::App& app) {
   psa::cli::add_mask_command(app);
   psa::cli::add_bench_command(app);
   psa::cli::add_generate_command(app);
+  psa::cli::add_tune_command(app);
 }
 
 // CLI11 would only say that a subcommand is required.

@@ -282,8 +282,10 @@ FileConfig translate_published_config(const YamlNode& root, const std::string& l
   result.config = read_attention(attention);
   const Section& text_source = attention.find("text_length") != nullptr ? attention : model;
   result.layout.text_tokens = parse_integer(text_source.scalar("text_length", "0"), 0, kMaxInt);
-  result.warmup_steps =
-      static_cast<int>(parse_integer(attention.scalar("warmup_steps", "0"), 0, kMaxInt));
+  if (attention.find("warmup_steps") != nullptr) {
+    result.warmup_steps =
+        static_cast<int>(parse_integer(attention.scalar("warmup_steps", "0"), 0, kMaxInt));
+  }
   read_divisors(model, result);
   result.origin = label + ": " + chosen.key + "/" + name;
   return result;

@@ -29,17 +29,21 @@ void check(const WanConfig& model, const GenerationRequest& request) {
            "; allowed are 0 to " + std::to_string(request.steps) + ", the number of steps");
   }
   if (!std::isfinite(request.guidance)) reject("guidance is not a finite number");
-  for (const index_t layer : request.dense_layers) {
-    if (layer < 0 || layer >= model.num_layers) {
-      reject("a dense layer is " + std::to_string(layer) + "; allowed are 0 to " +
-             std::to_string(model.num_layers - 1) + ", the layers of the model");
-    }
-  }
+  const auto check_layer = [&model](const char* what, index_t layer) {
+    if (layer >= 0 && layer < model.num_layers) return;
+    reject(std::string(what) + " is " + std::to_string(layer) + "; allowed are 0 to " +
+           std::to_string(model.num_layers - 1) + ", the layers of the model");
+  };
+  for (const index_t layer : request.dense_layers) check_layer("a dense layer", layer);
+  for (const auto& [layer, config] : request.layers) check_layer("a layer with settings", layer);
 }
 
 /// Of each layer, in the steps after the warm-up.
 std::vector<Config> layer_attention(const WanConfig& model, const GenerationRequest& request) {
   std::vector<Config> layers(static_cast<std::size_t>(model.num_layers), request.attention);
+  for (const auto& [layer, config] : request.layers) {
+    layers[static_cast<std::size_t>(layer)] = config;
+  }
   for (const index_t layer : request.dense_layers) {
     layers[static_cast<std::size_t>(layer)] = dense_config();
   }

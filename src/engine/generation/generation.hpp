@@ -4,6 +4,7 @@
 #include <array>
 #include <cstdint>
 #include <functional>
+#include <map>
 #include <span>
 #include <vector>
 
@@ -21,6 +22,7 @@ struct GenerationRequest {
   std::span<const float> text;           ///< [tokens, text_dim]
   std::span<const float> unconditional;  ///< the same of no prompt; not read if guidance is 1
   Config attention;                      ///< of self-attention
+  std::map<index_t, Config> layers;      ///< the same of single layers, each 0..layers - 1
   /// The first steps run dense attention: they decide the layout of the video, and an error there
   /// is carried through all others.
   int warmup_steps = 0;

@@ -12,8 +12,9 @@
 namespace psa::engine {
 namespace {
 
-constexpr std::array<std::string_view, 7> kKeys{
-    "size", "steps", "guidance", "warmup_steps", "dense_layers", "frames_per_second", "attention"};
+constexpr std::array<std::string_view, 8> kKeys{"size",         "steps",        "guidance",
+                                                "warmup_steps", "dense_layers", "frames_per_second",
+                                                "attention",    "config"};
 
 }  // namespace
 
@@ -27,7 +28,7 @@ GenerationDefaults read_generation_defaults(const std::filesystem::path& model) 
     if (std::find(kKeys.begin(), kKeys.end(), key) == kKeys.end()) {
       file.reject(key,
                   "known keys: size, steps, guidance, warmup_steps, dense_layers, "
-                  "frames_per_second, attention");
+                  "frames_per_second, attention, config");
     }
   }
   if (const auto size = file.integers("size")) {
@@ -40,6 +41,10 @@ GenerationDefaults read_generation_defaults(const std::filesystem::path& model) 
   defaults.dense_layers = file.integers("dense_layers");
   defaults.frames_per_second = file.integer("frames_per_second");
   defaults.attention = file.text("attention");
+  defaults.config = file.text("config");
+  if (defaults.attention && defaults.config) {
+    file.reject("config", "allowed only without attention");
+  }
   return defaults;
 }
 

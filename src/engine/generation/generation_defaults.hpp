@@ -24,10 +24,13 @@ struct GenerationDefaults {
   std::optional<index_t> frames_per_second;          ///< "frames_per_second"
   /// "attention": settings of problem strings (docs/cli.md), such as "order=gilbert density=.15".
   std::optional<std::string> attention;
+  /// "config" in its place: a configuration file beside psa.json, as psa tune writes it.
+  std::optional<std::string> config;
 };
 
 /// Reads `<model>/psa.json`; nothing is set if there is no such file. Throws Error(kIo) for a file
-/// that is not valid, a value of the wrong type or an unknown key, naming it.
+/// that is not valid, a value of the wrong type, an unknown key, or attention and config at once,
+/// naming it.
 [[nodiscard]] GenerationDefaults read_generation_defaults(const std::filesystem::path& model);
 
 }  // namespace psa::engine

@@ -1,0 +1,39 @@
+// SPDX-License-Identifier: Apache-2.0
+#pragma once
+
+// The configurations that psa tune tries.
+
+#include <utility>
+#include <vector>
+
+#include "call_options.hpp"
+#include "problem.hpp"
+
+namespace psa::cli {
+
+/// What may be chosen; the rest of a configuration stays that of the base.
+struct SearchSpace {
+  std::vector<Reorder> orders;
+  std::vector<Importance> estimators;
+  std::vector<std::pair<std::int32_t, Rest>> splits;  ///< levels in use, and the rest
+  std::vector<std::int32_t> block_kv;
+};
+
+/// Everything that makes sense for the tokens of `base`, less what flags have settled.
+[[nodiscard]] SearchSpace search_space(const Problem& base, const CallOptions& flags);
+
+/// One way of reading, without a budget yet.
+struct Candidate {
+  Config config;
+  double selection_cost = 0;  ///< as in RunStats
+};
+
+/// All combinations that the backend computes, cheapest selection first. Throws what Plan::create
+/// throws if it computes none.
+[[nodiscard]] std::vector<Candidate> candidates_of(const SearchSpace& space, const Problem& base,
+                                                   const PlanOptions& options);
+
+/// "gilbert pooled_lse levels=1 rest=linear block=128x128".
+[[nodiscard]] std::string candidate_text(const Config& config);
+
+}  // namespace psa::cli
