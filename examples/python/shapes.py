@@ -63,7 +63,7 @@ def encode(prompt: str, folder: pathlib.Path = MODEL) -> torch.Tensor:
 def enable(pipe: Any, folder: pathlib.Path = MODEL, **options: Any) -> Any:
     """psa as psa.json says is best for the model."""
     best = json.loads((folder / "psa.json").read_text(encoding="utf-8"))
-    return psa.enable(pipe, best["attention"], **{"warmup": best["warmup_steps"], **options})
+    return psa.enable(pipe, folder / best["config"], **{"warmup": best["warmup_steps"], **options})
 
 
 def generate(

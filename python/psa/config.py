@@ -262,9 +262,10 @@ class Config:
         return preset(name).config
 
     @classmethod
-    def from_mapping(cls, settings: Mapping[str, Any]) -> Config:
-        """From the names above, and `preset` to start from; values may also be the command line's
-        text, such as `{"preset": "balanced", "block": "128x64", "budget": ".1,.15"}`.
+    def from_mapping(cls, settings: Mapping[str, Any], start: Config | None = None) -> Config:
+        """From the names above, over `start` (left out: the defaults) or over the built-in
+        configuration that a key `preset` names; values may also be the command line's text, such
+        as `{"preset": "balanced", "block": "128x64", "budget": ".1,.15"}`.
 
         Raises:
             ValueError: a name that is not known (the nearest known one is named) or a bad value.
@@ -275,14 +276,19 @@ class Config:
                 raise ValueError(f"setting {name!r} belongs to the call, not to its configuration")
             if name not in NAMES:
                 raise ValueError(f"setting {name!r} is not known{suggestion(name, NAMES)}")
-        start = cls.from_preset(given.pop("preset")) if "preset" in given else cls()
-        if "budget" in given or "," in str(given.get("rule", "")):  # one budget for all heads
-            given.setdefault("head_density", None)
+        if "preset" in given:
+            start = cls.from_preset(given.pop("preset"))
+        elif start is None:
+            start = cls()
         rule = given.get("rule")
         if isinstance(rule, str) and "," in rule:  # "quota,.1,.15": the rule and its budget
             given["rule"], budget = rule.split(",", 1)
             given.setdefault("budget", budget)
-        return dataclasses.replace(start, **given)
+        # Densities per head stand over what else the mapping says, one budget over those of start.
+        by_head = {"head_density": given.pop("head_density")} if "head_density" in given else {}
+        if "budget" in given:
+            given["head_density"] = None
+        return dataclasses.replace(dataclasses.replace(start, **given), **by_head)
 
     @classmethod
     def from_text(cls, text: str) -> Config:
@@ -432,6 +438,8 @@ class Preset:
     text_side: str = "front"
     grid: tuple[int, int, int] | None = None
     """Frames, height and width in tokens; only where a file gives them."""
+    layers: Mapping[int, Config] = field(default_factory=dict)
+    """Configurations of single layers of a model, from 0; only where a file gives them."""
 
 
 _known: dict[str, Preset] = {}  # filled at the first use; torch.compile can read it from then on

@@ -16,7 +16,7 @@ from .config import NAMES, Config, Preset, preset as preset_named, suggestion
 from .published import METHODS, PSAConfig, one_of
 
 _MAX_BYTES = 1 << 18
-_CALL_KEYS = ("grid", "text", "text_side", "warmup_steps")
+_CALL_KEYS = ("grid", "text", "text_side", "warmup_steps", "layers")
 _MODEL_KEYS = ("default_attention", "video_scale", "text_length", "attention_configs")
 _SCALE_KEYS = ("width_divisor", "height_divisor", "depth_divisor")
 _ATTENTION_KEYS = (
@@ -73,16 +73,36 @@ def _own(root: dict[Any, Any], name: str) -> Preset:
     _check_keys(root, (*NAMES, *_CALL_KEYS), "the file")
     settings = {key: value for key, value in root.items() if key not in _CALL_KEYS}
     start = preset_named(root["preset"]) if "preset" in root else None
+    config = Config.from_mapping(settings)
     grid = root.get("grid")
     return Preset(
         name=name,
         description="configuration file",
-        config=Config.from_mapping(settings),
+        config=config,
         warmup_steps=_count(root, "warmup_steps", 0, 0),
         text_tokens=_count(root, "text", start.text_tokens if start else 0, 0),
         text_side=one_of("text_side", root.get("text_side", "front"), ("front", "back")),
         grid=None if grid is None else _grid(grid),
+        layers=_layers(_map(root, "layers"), config),
     )
+
+
+def _layers(given: dict[Any, Any], base: Config) -> dict[int, Config]:
+    """`{0: {density: .2}, "2-5": {rest: skip}}` over `base`."""
+    known = [name for name in NAMES if name != "preset"]
+    configs: dict[int, Config] = {}
+    for key in given:
+        first, dash, last = str(key).partition("-")
+        if not (first.isdecimal() and (last if dash else first).isdecimal()):
+            raise ValueError(f"a key of layers is {key!r}; allowed: a number, or first-last")
+        settings = _map(given, key)
+        _check_keys(settings, known, f"layer {key}")
+        config = Config.from_mapping(settings, base)
+        for layer in range(int(first), int(last if dash else first) + 1):
+            if layer in configs:
+                raise ValueError(f"layer {layer} is given twice")
+            configs[layer] = config
+    return configs
 
 
 def _grid(given: Any) -> tuple[int, int, int]:

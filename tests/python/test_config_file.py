@@ -1,6 +1,8 @@
 # SPDX-License-Identifier: Apache-2.0
 """YAML files: our own form and that of the published attention_config.yaml."""
 
+import dataclasses
+
 import psa
 import pytest
 
@@ -63,6 +65,19 @@ def test_own_form(read, tmp_path):
     assert psa.Config.from_yaml(tmp_path / "config.yaml") == preset.config
 
 
+def test_layers_have_settings_over_those_of_the_file(read):
+    preset = read(
+        "density: .2\nrest: skip\nlayers:\n  0: {head_density: [.1, .3]}\n  2-3: {budget: [.5]}\n"
+    )
+    base = psa.Config(density=0.2, rest="skip")
+    assert preset.config == base
+    assert preset.layers == {
+        0: dataclasses.replace(base, head_density=(0.1, 0.3)),
+        2: dataclasses.replace(base, budget=(0.5,)),
+        3: dataclasses.replace(base, budget=(0.5,)),
+    }
+
+
 @pytest.mark.parametrize(
     ("choice", "name"),
     [
@@ -90,6 +105,9 @@ WRONG = {
     "nesting": ("a: " + "[" * 3000, "config.yaml: "),
     "large": ("#" * 300_000, "more than 262144 bytes"),
     "warmup": ("warmup_steps: -1", "warmup_steps is -1; allowed: whole numbers from 0"),
+    "layer": ("layers: {a: {rest: skip}}", "a key of layers is 'a'; allowed: a number, or first-"),
+    "layer_key": ("layers: {0: {preset: speed}}", "key 'preset' is not known in layer 0"),
+    "layer_twice": ("layers: {0-2: {}, 2: {}}", "layer 2 is given twice"),
     "grid": ("grid: 3x4", "grid is '3x4'; it must be F,H,W"),
     "several": (PUBLISHED, "the file has several models; choose one with model=: Wan2.1_1.3b, Cog"),
     "model_key": (

@@ -406,17 +406,17 @@ def test_auto_of_two_large_transformers_is_wan22():
 def test_warm_up_of_presets(tmp_path):
     from psa.adapters.policy import resolve
 
-    assert resolve("balanced", {}, "")[1] == 0.1
-    assert resolve("auto", {}, "wan2.1-14b")[1] == pytest.approx(15 / 50)
-    assert resolve("wan2.2-a14b", {}, "")[1] == pytest.approx(12 / 40)
-    assert resolve("cogvideox-5b-4steps", {}, "")[1] == 0
+    assert resolve("balanced", {}, "").warmup == 0.1
+    assert resolve("auto", {}, "wan2.1-14b").warmup == pytest.approx(15 / 50)
+    assert resolve("wan2.2-a14b", {}, "").warmup == pytest.approx(12 / 40)
+    assert resolve("cogvideox-5b-4steps", {}, "").warmup == 0
     pytest.importorskip("yaml")
     path = tmp_path / "own.yaml"
     path.write_text("preset: balanced\ndensity: .3\nwarmup_steps: 7\n")
-    config, warmup = resolve(path, {"rest": "skip"}, "")
-    assert warmup == 7
-    assert (config.order, config.rest) == ("gilbert", "skip")
-    assert resolve("order=tile3d density=.2", {}, "")[0] == psa.Config(order="tile3d", density=0.2)
+    choice = resolve(path, {"rest": "skip"}, "")
+    assert choice.warmup == 7
+    assert (choice.config.order, choice.config.rest) == ("gilbert", "skip")
+    assert resolve("order=tile3d density=.2", {}, "").config == psa.Config(order="tile3d", density=0.2)
 
 
 @pytest.mark.parametrize(

@@ -1,6 +1,7 @@
 # SPDX-License-Identifier: Apache-2.0
 """Counting of steps and measuring of level maps, without diffusers."""
 
+import dataclasses
 import types
 
 import numpy as np
@@ -9,8 +10,9 @@ import pytest
 torch = pytest.importorskip("torch")
 
 import psa  # noqa: E402
+from psa.adapters.policy import Policy, resolve  # noqa: E402
 from psa.adapters.report import map_density, rows_error  # noqa: E402
-from psa.adapters.steps import StepClock  # noqa: E402
+from psa.adapters.steps import Step, StepClock  # noqa: E402
 
 
 class Pipeline:
@@ -66,6 +68,15 @@ def test_without_a_schedule_a_run_is_falling_timesteps():
 
 def test_a_timestep_that_is_not_in_the_schedule_is_counted():
     assert indices(StepClock(Pipeline([0.9, 0.5]), None), [900.0, 500.0]) == [0, 1]
+
+
+def test_layers_of_a_preset_stand_over_its_configuration():
+    layers = {1: psa.Config(density=0.3)}
+    choice = resolve(psa.Preset("", "", psa.Config(), 2, layers=layers), {"rest": "skip"}, "")
+    policy = Policy(choice.config, choice.warmup, layers=choice.layers)
+    assert policy.config_at(0, Step(index=1)) is None
+    assert policy.config_at(0, Step(index=2)) == psa.Config(rest="skip")
+    assert policy.config_at(1, Step(index=2)) == dataclasses.replace(layers[1], rest="skip")
 
 
 @pytest.mark.parametrize("lengths", [None, (300, 211)])

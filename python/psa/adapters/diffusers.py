@@ -83,11 +83,11 @@ def enable(
     models = transformers_of(target)
     for model in models.values():
         families.family_of(model)
-    config, usual_warmup = policy.resolve(preset, overrides, families.auto_preset(models))
+    choice = policy.resolve(preset, overrides, families.auto_preset(models))
     pipeline = None if isinstance(target, nn.Module) else target
     notices = Notices(_LOGGER, strict)
     if warmup is None:
-        warmup = usual_warmup
+        warmup = choice.warmup
         if warmup and num_steps is None and not hasattr(pipeline, "scheduler"):
             notices.say("warmup", "no warm-up: the number of steps is not known; give num_steps")
     elif isinstance(warmup, float) and num_steps is None and not hasattr(pipeline, "scheduler"):
@@ -104,8 +104,14 @@ def enable(
     adapters: list[_ModelAdapter] = []
     for name, model in models.items():
         layers = families.self_attention(model)
+        if choice.layers and max(choice.layers) >= len(layers):
+            raise ValueError(
+                f"the preset has settings for layer {max(choice.layers)}; the model has "
+                f"{len(layers)} self-attention layers, from 0"
+            )
         plan = policy.Policy(
-            config=config,
+            config=choice.config,
+            layers=choice.layers,
             warmup=_warmup(warmup),
             dense_layers=policy.layer_numbers(dense_layers, len(layers)),
             min_tokens=_count("min_tokens", min_tokens, 0),

@@ -37,16 +37,19 @@ class Policy:
     reuse_steps: int = 1
     """A level map serves so many steps."""
     schedule: Schedule | None = None
+    layers: Mapping[int, Config] = dataclasses.field(default_factory=dict)
+    """Configurations of single layers, in place of `config`."""
 
     def __post_init__(self) -> None:
-        _check_video(self.config)
+        for config in (self.config, *self.layers.values()):
+            _check_video(config)
 
     def config_at(self, layer: int, step: Step) -> Config | None:
         """None: dense."""
         if layer in self.dense_layers or step.index < self.warmup_steps(step.total):
             return None
         if self.schedule is None:
-            return self.config
+            return self.layers.get(layer, self.config)
         chosen = self.schedule(layer, step.index, step.total)
         if isinstance(chosen, str):
             chosen = preset(chosen).config
@@ -67,9 +70,17 @@ def _check_video(config: Config) -> None:
         raise ValueError("importance is 'user_scores', and a pipeline brings no scores")
 
 
-def resolve(given: Any, overrides: Mapping[str, Any], auto: str) -> tuple[Config, int | float]:
-    """The configuration that `given` means, with the settings `overrides` changed, and the warm-up
-    that goes with it.
+@dataclasses.dataclass(frozen=True)
+class Choice:
+    """What a preset means for a model."""
+
+    config: Config
+    warmup: int | float
+    layers: Mapping[int, Config] = dataclasses.field(default_factory=dict)
+
+
+def resolve(given: Any, overrides: Mapping[str, Any], auto: str) -> Choice:
+    """What `given` means, with the settings `overrides` changed in every layer.
 
     Args:
         given: a preset's name, "auto", the path of a YAML file (.yaml, .yml), settings as text
@@ -81,24 +92,24 @@ def resolve(given: Any, overrides: Mapping[str, Any], auto: str) -> tuple[Config
     for name in overrides:
         if name not in known:
             raise ValueError(f"setting {name!r} is not known; allowed: {', '.join(known)}")
-    config, warmup = _resolve_base(auto if given == "auto" else given)
-    return dataclasses.replace(config, **overrides), warmup
+    base = _resolve_base(auto if given == "auto" else given)
+    layers = {n: dataclasses.replace(config, **overrides) for n, config in base.layers.items()}
+    return Choice(dataclasses.replace(base.config, **overrides), base.warmup, layers)
 
 
-def _resolve_base(given: Any) -> tuple[Config, int | float]:
-    if isinstance(given, Preset):
-        return given.config, given.warmup_steps
+def _resolve_base(given: Any) -> Choice:
     if isinstance(given, os.PathLike) or isinstance(given, str) and _is_yaml(given):
-        found = preset_from_yaml(given)
-        return found.config, found.warmup_steps
+        given = preset_from_yaml(given)
+    if isinstance(given, Preset):
+        return Choice(given.config, given.warmup_steps, given.layers)
     if not isinstance(given, str):
-        return as_config(given), _USUAL_WARMUP
+        return Choice(as_config(given), _USUAL_WARMUP)
     if "=" in given:
-        return Config.from_text(given), _USUAL_WARMUP
+        return Choice(Config.from_text(given), _USUAL_WARMUP)
     found = preset(given)
     if given in _OWN_PRESETS:
-        return found.config, _USUAL_WARMUP
-    return found.config, found.warmup_steps / _PUBLISHED_STEPS.get(given, _USUAL_STEPS)
+        return Choice(found.config, _USUAL_WARMUP)
+    return Choice(found.config, found.warmup_steps / _PUBLISHED_STEPS.get(given, _USUAL_STEPS))
 
 
 def _is_yaml(text: str) -> bool:

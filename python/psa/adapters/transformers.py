@@ -66,7 +66,10 @@ def register(
         raise UnsupportedError(
             f"transformers has no AttentionInterface with masks ({error}); psa needs 4.53 or newer"
         ) from error
-    config, _ = resolve(preset, overrides, "prefill")
+    choice = resolve(preset, overrides, "prefill")
+    config = choice.config
+    if choice.layers:
+        raise ValueError("the preset has settings for single layers, which only diffusers models take")
     if config.order != "none":
         raise ValueError(
             f'order is {config.order!r}; causal attention needs "none", as in the presets '
