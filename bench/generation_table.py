@@ -6,6 +6,7 @@ prints a Markdown table of PSNR (dB, mean and worst prompt); --json FILE keeps e
 and command. The choices in models/shapes/psa.json come from it.
 
   python3 bench/generation_table.py --psa build/release/bin/psa --json bench/results/generation.json
+  python3 bench/generation_table.py --psa build/release/bin/psa --cases 'by head' ...   # these alone
 """
 import argparse
 import array
@@ -29,8 +30,12 @@ ONE_LEVEL = ["--budget", ".1434"]  # with a mean per unread block: density .15
 
 
 def case(order, warmup, *more, dense_layers="none"):
-    return ["--order", order, "--warmup-steps", str(warmup), "--dense-layers", dense_layers,
-            *(more or ONE_LEVEL)]
+    return ["--preset", "balanced", "--order", order, "--warmup-steps", str(warmup),
+            "--dense-layers", dense_layers, *(more or ONE_LEVEL)]
+
+
+def by_head(warmup):
+    return ["--config", f"{MODEL}/tuned.yaml", "--warmup-steps", str(warmup)]
 
 
 LINEAR = ["--rest", "linear"]
@@ -49,6 +54,8 @@ CASES = {
     "the same, 4 dense steps": case("gilbert", 4, *ONE_LEVEL, *LINEAR),
     "the same, 4 dense steps and layer 7":
         case("gilbert", 4, *ONE_LEVEL, *LINEAR, dense_layers="7"),
+    "by head": by_head(0),
+    "by head, 2 dense steps": by_head(2),
 }
 
 
@@ -75,7 +82,7 @@ def generate(args, folder, seed, prompt, flags):
     path = folder / "video.safetensors"
     command = [args.psa, "generate", "--model", MODEL, "--prompt", prompt, "--seed", str(seed),
                "--frames", "16", "--height", "64", "--width", "64", "--steps", str(args.steps),
-               "--guidance", "1", "--preset", "balanced", "--json", "-o", str(path), *flags]
+               "--guidance", "1", "--json", "-o", str(path), *flags]
     made = subprocess.run(command, capture_output=True, text=True, check=True)
     return json.loads(made.stdout)["psa"], to_bytes(read_latents(path))
 
@@ -84,8 +91,8 @@ def measure(args, folder):
     rows = []
     for seed, prompt in PROMPTS:
         dense, reference = generate(args, folder, seed, prompt,
-                                    ["--rule", "dense"])
-        for name, flags in CASES.items():
+                                    ["--preset", "balanced", "--rule", "dense"])
+        for name, flags in chosen(args).items():
             made, video = generate(args, folder, seed, prompt, flags)
             row = {"case": name, "flags": flags, "seed": seed, "prompt": prompt,
                    "psnr_db": psnr(reference, video), "density": made["density"],
@@ -95,10 +102,14 @@ def measure(args, folder):
     return rows
 
 
-def print_table(rows):
+def chosen(args):
+    return {name: flags for name, flags in CASES.items() if args.cases in name}
+
+
+def print_table(args, rows):
     print("| case | density | PSNR, mean | PSNR, worst |")
     print("|---|---|---|---|")
-    for name in CASES:
+    for name in chosen(args):
         some = [row for row in rows if row["case"] == name]
         values = [row["psnr_db"] for row in some]
         density = statistics.fmean(row["density"] for row in some)
@@ -109,11 +120,12 @@ def main():
     parser = argparse.ArgumentParser(description=__doc__.splitlines()[0])
     parser.add_argument("--psa", required=True, help="the psa program")
     parser.add_argument("--steps", type=int, default=20)
+    parser.add_argument("--cases", default="", help="only those whose name contains this")
     parser.add_argument("--json", help="write the rows to this file")
     args = parser.parse_args()
     with tempfile.TemporaryDirectory() as folder:
         rows = measure(args, pathlib.Path(folder))
-    print_table(rows)
+    print_table(args, rows)
     if args.json:
         write_results(args, {"model": MODEL, "steps": args.steps}, rows)
 
