@@ -334,5 +334,5 @@ def test_devices_must_agree():
         psa.attention(q, k.cpu(), v)
     with pytest.raises(TypeError, match="kv_lengths is on cpu; q is on cuda:0"):
         psa.attention(q, k, v, kv_lengths=torch.tensor([300, 300]))
-    with pytest.raises(psa.UnsupportedError, match="f32"):
+    with pytest.raises(psa.UnsupportedError, match="must all be f16 or all be bf16"):
         psa.attention(q.float(), k.float(), v.float())
