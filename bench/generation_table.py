@@ -34,8 +34,8 @@ def case(order, warmup, *more, dense_layers="none"):
             "--dense-layers", dense_layers, *(more or ONE_LEVEL)]
 
 
-def by_head(warmup):
-    return ["--config", f"{MODEL}/tuned.yaml", "--warmup-steps", str(warmup)]
+def by_head(percent, warmup):
+    return ["--config", f"{MODEL}/tuned_{percent}.yaml", "--warmup-steps", str(warmup)]
 
 
 LINEAR = ["--rest", "linear"]
@@ -54,8 +54,10 @@ CASES = {
     "the same, 4 dense steps": case("gilbert", 4, *ONE_LEVEL, *LINEAR),
     "the same, 4 dense steps and layer 7":
         case("gilbert", 4, *ONE_LEVEL, *LINEAR, dense_layers="7"),
-    "by head": by_head(0),
-    "by head, 2 dense steps": by_head(2),
+    "by head, density .15": by_head(15, 0),
+    "by head, density .15, 2 dense steps": by_head(15, 2),
+    "by head, density .10": by_head(10, 0),
+    "by head, density .10, 2 dense steps": by_head(10, 2),
 }
 
 
