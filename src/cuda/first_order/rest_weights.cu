@@ -35,7 +35,6 @@ constexpr int kThreads = 32 * kBlocks;
 constexpr int kMaxRow = 256;        // elements of a row: head_dim <= 256
 constexpr int kLoadsAtOnce = 8;     // of queries, by lane
 constexpr int kChannelsAtOnce = 8;  // of key means, by thread
-constexpr float kLog2E = 1.4426950408889634F;
 
 /// The scaled weights of a row add up to 2^7 .. 2^8. With covariances of at most 2^7 (2^6, but for
 /// rounding) no element of a map reaches the largest f16.
@@ -43,16 +42,10 @@ constexpr int kSumLog2 = 7;
 constexpr int kMaxExponent = 100;
 
 struct WeightParams {
-  TokenRows q;
-  OrderView q_order;
+  AttentionParams call;
   FirstOrder work;
-  const std::uint8_t* levels;      // [B, Hq, Nq, Nk]
-  const std::int32_t* kv_lengths;  // [B] or null
-  int heads_q, heads_kv, len_q, len_kv, head_dim;
-  int block_q, block_kv, num_q_blocks, num_kv_blocks;
-  int lanes_per_row;  // of q
   float scale;
-  bool is_causal;
+  int lanes_per_row;  // of q
 };
 
 /// The query blocks of a CTA, all of one head.
@@ -62,23 +55,23 @@ struct Group {
   index_t kv_length;
 
   [[nodiscard]] __device__ index_t row(const WeightParams& p, int block) const {
-    return (static_cast<index_t>(batch) * p.heads_q + head) * p.num_q_blocks + block;
+    return (static_cast<index_t>(batch) * p.call.heads_q + head) * p.call.num_q_blocks + block;
   }
   /// Of the first KV block.
   [[nodiscard]] __device__ index_t kv_row(const WeightParams& p) const {
-    return (static_cast<index_t>(batch) * p.heads_kv + head_kv) * p.num_kv_blocks;
+    return (static_cast<index_t>(batch) * p.call.heads_kv + head_kv) * p.call.num_kv_blocks;
   }
 };
 
 __device__ Group group_of(const WeightParams& p, int cta) {
-  const int groups = (p.num_q_blocks + kBlocks - 1) / kBlocks;
+  const int groups = (p.call.num_q_blocks + kBlocks - 1) / kBlocks;
   Group group{};
   group.first = cta % groups * kBlocks;
   const int head = cta / groups;
-  group.head = head % p.heads_q;
-  group.batch = head / p.heads_q;
-  group.head_kv = group.head / (p.heads_q / p.heads_kv);
-  group.kv_length = key_length(p.kv_lengths, group.batch, p.len_kv);
+  group.head = head % p.call.heads_q;
+  group.batch = head / p.call.heads_q;
+  group.head_kv = group.head / (p.call.heads_q / p.call.heads_kv);
+  group.kv_length = key_length(p.call.kv_lengths, group.batch, p.call.len_kv);
   return group;
 }
 
@@ -104,14 +97,16 @@ __device__ float mean_query(const WeightParams& p, const Group& group, semantics
   const int lanes = p.lanes_per_row;
   const int lane = static_cast<int>(threadIdx.x) % 32;
   const int channel = lane % lanes * kThreadChannels;
-  const int channels = p.head_dim - channel;
+  const int channels = p.call.head_dim - channel;
   const int rows_per_load = 32 / lanes;
-  const auto* head = reinterpret_cast<const Element*>(p.q.data) + group.batch * p.q.batch_stride +
-                     group.head * p.q.head_stride + channel;
-  const std::int32_t* order = p.q_order.index == nullptr
+  const auto* head = reinterpret_cast<const Element*>(p.call.q.data) +
+                     group.batch * p.call.q.batch_stride + group.head * p.call.q.head_stride +
+                     channel;
+  const std::int32_t* order = p.call.q_order.index == nullptr
                                   ? nullptr
-                                  : p.q_order.index + group.batch * p.q_order.batch_stride +
-                                        group.head * p.q_order.head_stride;
+                                  : p.call.q_order.index +
+                                        group.batch * p.call.q_order.batch_stride +
+                                        group.head * p.call.q_order.head_stride;
   float sum[kThreadChannels] = {};
   float norm2_sum = 0.0F;
   int count = 0;
@@ -123,7 +118,7 @@ __device__ float mean_query(const WeightParams& p, const Group& group, semantics
       const index_t position = first + i * rows_per_load;
       if (position >= rows.end || channels <= 0) continue;
       const index_t token = order == nullptr ? position : order[position];
-      packed[i] = load_channels<kAligned>(head + token * p.q.token_stride, channels);
+      packed[i] = load_channels<kAligned>(head + token * p.call.q.token_stride, channels);
     }
 #pragma unroll
     for (int i = 0; i < kLoadsAtOnce; ++i) {
@@ -162,20 +157,20 @@ __device__ float mean_query(const WeightParams& p, const Group& group, semantics
 }
 
 __device__ semantics::Range query_rows(const WeightParams& p, int block) {
-  return semantics::block_range(block, p.block_q, p.len_q);
+  return semantics::block_range(block, p.call.block_q, p.call.len_q);
 }
 
 /// Logits of one KV block at the mean queries of the group, -inf outside of the rest sets.
 __device__ void write_logits(const WeightParams& p, const Group& group, int kv_block,
                              const float (&mean)[kBlocks][kMaxRow]) {
-  const index_t head_kv = static_cast<index_t>(group.batch) * p.heads_kv + group.head_kv;
-  const float* keys_mean = p.work.key_mean + head_kv * p.work.row * p.num_kv_blocks + kv_block;
+  const index_t head_kv = static_cast<index_t>(group.batch) * p.call.heads_kv + group.head_kv;
+  const float* keys_mean = p.work.key_mean + head_kv * p.work.row * p.call.num_kv_blocks + kv_block;
   float dot[kBlocks] = {};
   for (int channel = 0; channel < p.work.row; channel += kChannelsAtOnce) {
     float k[kChannelsAtOnce];
 #pragma unroll
     for (int c = 0; c < kChannelsAtOnce; ++c) {
-      k[c] = keys_mean[static_cast<index_t>(channel + c) * p.num_kv_blocks];
+      k[c] = keys_mean[static_cast<index_t>(channel + c) * p.call.num_kv_blocks];
     }
 #pragma unroll
     for (int i = 0; i < kBlocks; ++i) {
@@ -187,16 +182,16 @@ __device__ void write_logits(const WeightParams& p, const Group& group, int kv_b
       }
     }
   }
-  const semantics::Range keys = semantics::block_range(kv_block, p.block_kv, group.kv_length);
+  const semantics::Range keys = semantics::block_range(kv_block, p.call.block_kv, group.kv_length);
 #pragma unroll
   for (int i = 0; i < kBlocks; ++i) {
     const int q_block = group.first + i;
-    if (q_block >= p.num_q_blocks) break;
-    const index_t at = group.row(p, q_block) * p.num_kv_blocks + kv_block;
-    const auto visibility = semantics::block_visibility(p.is_causal, query_rows(p, q_block), keys,
-                                                        p.len_q, group.kv_length);
-    const bool is_in = semantics::is_in_rest_set(p.levels[at], visibility);
-    p.work.logits[at] = is_in ? p.scale * kLog2E * dot[i] : -INFINITY;
+    if (q_block >= p.call.num_q_blocks) break;
+    const index_t at = group.row(p, q_block) * p.call.num_kv_blocks + kv_block;
+    const auto visibility = semantics::block_visibility(p.call.is_causal, query_rows(p, q_block),
+                                                        keys, p.call.len_q, group.kv_length);
+    const bool is_in = semantics::is_in_rest_set(p.call.levels[at], visibility);
+    p.work.logits[at] = is_in ? p.call.scale_log2 * dot[i] : -INFINITY;
   }
 }
 
@@ -205,7 +200,7 @@ __device__ void write_logits(const WeightParams& p, const Group& group, int kv_b
 template <typename Each>
 __device__ void for_each_weight(const WeightParams& p, const float* logits, float largest,
                                 const Each& each) {
-  for (int j = static_cast<int>(threadIdx.x) % 32; j < p.num_kv_blocks; j += 32) {
+  for (int j = static_cast<int>(threadIdx.x) % 32; j < p.call.num_kv_blocks; j += 32) {
     const float logit = logits[j];
     const float weight = logit == -INFINITY ? 0.0F : exp2f(logit - largest);
     if (weight != 0.0F) each(j, weight);
@@ -219,10 +214,10 @@ __device__ void write_weights(const WeightParams& p, const Group& group, int q_b
   const int lane = static_cast<int>(threadIdx.x) % 32;
   const index_t row = group.row(p, q_block);
   const index_t kv_row = group.kv_row(p);
-  const float* logits = p.work.logits + row * p.num_kv_blocks;
+  const float* logits = p.work.logits + row * p.call.num_kv_blocks;
   const float* unit = p.work.unit + kv_row;
   float largest = -INFINITY;
-  for (int j = lane; j < p.num_kv_blocks; j += 32) largest = fmaxf(largest, logits[j]);
+  for (int j = lane; j < p.call.num_kv_blocks; j += 32) largest = fmaxf(largest, logits[j]);
   largest = warp_max(largest);
 
   float tokens_sum = 0.0F;  // of n·w
@@ -230,7 +225,7 @@ __device__ void write_weights(const WeightParams& p, const Group& group, int q_b
   float unit_sum = 0.0F;    // of w·unit: a NaN is a block whose moments are not finite
   for_each_weight(p, logits, largest, [&](int j, float weight) {
     const auto tokens =
-        static_cast<float>(semantics::block_range(j, p.block_kv, group.kv_length).size());
+        static_cast<float>(semantics::block_range(j, p.call.block_kv, group.kv_length).size());
     tokens_sum += tokens * weight;
     spread_sum += tokens * weight * p.work.key_spread[kv_row + j];
     unit_sum += weight * unit[j];
@@ -239,8 +234,8 @@ __device__ void write_weights(const WeightParams& p, const Group& group, int q_b
   spread_sum = warp_sum(spread_sum);
   unit_sum = warp_sum(unit_sum);
 
-  const float damping =
-      semantics::first_order_damping(p.scale, query_norm2, spread_sum / tokens_sum, p.head_dim);
+  const float damping = semantics::first_order_damping(p.scale, query_norm2,
+                                                       spread_sum / tokens_sum, p.call.head_dim);
   const int exponent =
       unit_sum > 0.0F ? max(-kMaxExponent, min(kMaxExponent, kSumLog2 - ilogbf(unit_sum))) : 0;
   const float fit = ldexpf(1.0F, exponent);
@@ -265,15 +260,15 @@ __global__ void __launch_bounds__(kThreads) weigh_rest(const __grid_constant__ W
   const int warp = static_cast<int>(threadIdx.x) / 32;
   const int q_block = group.first + warp;
   float norm2 = 0.0F;
-  if (q_block < p.num_q_blocks) {
+  if (q_block < p.call.num_q_blocks) {
     norm2 = mean_query<Element, kAligned>(p, group, query_rows(p, q_block), mean[warp]);
   }
   __syncthreads();
-  for (int j = static_cast<int>(threadIdx.x); j < p.num_kv_blocks; j += kThreads) {
+  for (int j = static_cast<int>(threadIdx.x); j < p.call.num_kv_blocks; j += kThreads) {
     write_logits(p, group, j, mean);
   }
   __syncthreads();
-  if (q_block < p.num_q_blocks) write_weights<Element>(p, group, q_block, norm2);
+  if (q_block < p.call.num_q_blocks) write_weights<Element>(p, group, q_block, norm2);
 }
 
 // ---- launch ------------------------------------------------------------------------------------
@@ -291,25 +286,12 @@ void launch(const StageContext& context, const WeightParams& p, unsigned int cta
 void rest_weights(const StageContext& context, const core::AttentionParams& call,
                   const FirstOrder& work) {
   const core::Geometry& g = context.geometry;
-  const AttentionParams a = make_attention_params(context, call);
-  const WeightParams p{.q = a.q,
-                       .q_order = a.q_order,
-                       .work = work,
-                       .levels = a.levels,
-                       .kv_lengths = a.kv_lengths,
-                       .heads_q = a.heads_q,
-                       .heads_kv = a.heads_kv,
-                       .len_q = a.len_q,
-                       .len_kv = a.len_kv,
-                       .head_dim = a.head_dim,
-                       .block_q = a.block_q,
-                       .block_kv = a.block_kv,
-                       .num_q_blocks = a.num_q_blocks,
-                       .num_kv_blocks = a.num_kv_blocks,
-                       .lanes_per_row = static_cast<int>(
-                           std::bit_ceil(static_cast<unsigned>(threads_per_row(a.head_dim)))),
-                       .scale = g.scale,
-                       .is_causal = a.is_causal};
+  const int row_threads = threads_per_row(g.shape.head_dim);
+  const WeightParams p{
+      .call = make_attention_params(context, call),
+      .work = work,
+      .scale = g.scale,
+      .lanes_per_row = static_cast<int>(std::bit_ceil(static_cast<unsigned>(row_threads)))};
   const unsigned int ctas = grid_of(g.shape.batch * g.shape.heads_q *
                                     semantics::ceil_div(g.num_q_blocks, index_t{kBlocks}));
   if (g.shape.dtype_kv == DType::kF16) {
