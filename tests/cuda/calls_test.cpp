@@ -78,6 +78,8 @@ class ResidentCall {
     EXPECT_EQ(cudaMemset(io_.out.data, 0xFF, out_.buffer().size()), cudaSuccess);
     EXPECT_EQ(cudaMemset(io_.levels_out, 0xFF, levels_.size()), cudaSuccess);
     EXPECT_EQ(cudaMemset(work_, 0xFF, workspace_.size()), cudaSuccess);
+    // It returns before it is done, and the tests' streams do not wait for the default stream.
+    EXPECT_EQ(cudaDeviceSynchronize(), cudaSuccess);
   }
   /// Waits for every stream.
   void expect_result_of(QkvTensors& qkv) {
