@@ -1,20 +1,17 @@
 // SPDX-License-Identifier: Apache-2.0
 
-// Attention of every kernel of the CUDA backend: out and lse may err at most twice as much as a
-// plain evaluation with probabilities of the same storage type, plus a floor of a few units in the
-// last place of float.
+// Attention of every kernel of the CUDA backend, in the budget of attention_checks.hpp.
 
 #include <gtest/gtest.h>
 
-#include <cstring>
 #include <limits>
 #include <string>
 #include <vector>
 
+#include "cuda/attention_checks.hpp"
 #include "cuda/cuda_test.hpp"
 #include "reference/backend.hpp"
 #include "support/compare.hpp"
-#include "support/formulas.hpp"
 #include "support/problem_cases.hpp"
 #include "support/stage_runner.hpp"
 
@@ -24,69 +21,12 @@ namespace {
 constexpr float kInf = std::numeric_limits<float>::infinity();
 constexpr float kNan = std::numeric_limits<float>::quiet_NaN();
 
-Values lse_values(const ProblemShape& s, const AttentionResult& result) {
-  return values_of({s.batch, s.heads_q, s.len_q, 1}, result.lse);
-}
-
-/// Every kernel against the formula, on one level map.
-void expect_close_attention(const core::Geometry& g, const core::Inputs& inputs, Pyramid& pyramid,
-                            const std::vector<LevelCode>& levels) {
-  const AttentionValues exact = exact_attention(g, inputs, pyramid.levels(), levels);
-  const AttentionValues plain =
-      plain_attention(g, inputs, pyramid.levels(), levels, g.shape.dtype_kv);
-  const auto backends = cuda_backends(g);
-  ASSERT_FALSE(backends.empty());
-  for (const core::Backend* backend : backends) {
-    SCOPED_TRACE(backend->isa);
-    const AttentionResult result = StageRunner(*backend, g).attention(inputs, pyramid, levels);
-    EXPECT_TRUE(is_within_budget(values_of(result.out), plain.out, exact.out, 2e-6));
-    EXPECT_TRUE(is_within_budget(lse_values(g.shape, result), plain.lse, exact.lse, 4e-6));
-  }
-}
-
-/// The same with the pyramid of the inputs.
-void expect_close_attention(const core::Geometry& g, const core::Inputs& inputs,
-                            const std::vector<LevelCode>& levels) {
-  Pyramid pyramid = StageRunner(reference::backend(), g).pyramid(inputs);
-  expect_close_attention(g, inputs, pyramid, levels);
-}
-
 /// Random tensors and a random level for every block.
-void expect_close_attention(const Problem& problem, std::uint64_t seed) {
+void expect_close_at_random(const Problem& problem, std::uint64_t seed) {
   SCOPED_TRACE(describe(problem));
   const core::Geometry g = problem.geometry();
   QkvTensors tensors = random_qkv(problem, seed);
   expect_close_attention(g, tensors.inputs(), random_levels(g, seed + 1));
-}
-
-struct Sizes {
-  index_t heads_q = 1;
-  index_t heads_kv = 1;
-  index_t len_q = 0;
-  index_t len_kv = 0;
-  index_t head_dim = 0;
-};
-
-struct Blocks {
-  std::int32_t q = 128;
-  std::int32_t kv = 128;
-  bool causal = false;
-};
-
-Problem make_problem(const Sizes& sizes, const Blocks& blocks, DType dtype = DType::kBF16) {
-  Problem problem;
-  problem.shape = {.heads_q = sizes.heads_q,
-                   .heads_kv = sizes.heads_kv,
-                   .len_q = sizes.len_q,
-                   .len_kv = sizes.len_kv,
-                   .head_dim = sizes.head_dim,
-                   .dtype_q = dtype,
-                   .dtype_kv = dtype,
-                   .dtype_out = dtype};
-  problem.config.block_q = blocks.q;
-  problem.config.block_kv = blocks.kv;
-  problem.config.causal = blocks.causal;
-  return problem;
 }
 
 // ---- the shapes that all stages are tested with -------------------------------------------------
@@ -113,16 +53,7 @@ TEST_P(CudaAttention, ReadsEveryLevelAlone) {
 TEST_P(CudaAttention, GivesTheSameBitsTwice) {
   const core::Geometry g = GetParam().problem.geometry();
   QkvTensors tensors = GetParam().make_inputs(24);
-  Pyramid pyramid = StageRunner(reference::backend(), g).pyramid(tensors.inputs());
-  const std::vector<LevelCode> levels = random_levels(g, 25);
-  for (const core::Backend* backend : cuda_backends(g)) {
-    const StageRunner runner(*backend, g);
-    const auto one = runner.attention(tensors.inputs(), pyramid, levels);
-    const auto two = runner.attention(tensors.inputs(), pyramid, levels);
-    EXPECT_TRUE(one.out.buffer().has_same_bytes(two.out.buffer())) << backend->isa;
-    EXPECT_EQ(std::memcmp(one.lse.data(), two.lse.data(), one.lse.size() * sizeof(float)), 0)
-        << backend->isa;
-  }
+  expect_same_bits_twice(g, tensors.inputs(), random_levels(g, 25));
 }
 
 INSTANTIATE_TEST_SUITE_P(Cases, CudaAttention, ::testing::ValuesIn(half_cases()), case_name);
@@ -135,7 +66,7 @@ TEST_F(CudaAttentionVariants, ServeEveryHeadDim) {
   for (const index_t head_dim : {1, 7, 8, 33, 63, 64, 65, 72, 96, 127, 128, 129, 136, 200, 256}) {
     for (const std::int32_t block_q : {64, 128}) {
       for (const DType dtype : {DType::kF16, DType::kBF16}) {
-        expect_close_attention(
+        expect_close_at_random(
             make_problem({2, 1, 150, 210, head_dim}, {block_q, 64, head_dim % 2 == 0}, dtype), 31);
       }
     }
@@ -147,7 +78,7 @@ TEST_F(CudaAttentionVariants, ServeEveryBlockSize) {
     for (const std::int32_t block_kv : {16, 32, 64, 128}) {
       for (const bool causal : {false, true}) {
         for (const index_t head_dim : {64, 128}) {
-          expect_close_attention(
+          expect_close_at_random(
               make_problem({1, 1, 200, 330, head_dim}, {block_q, block_kv, causal}), 32);
         }
       }
@@ -159,7 +90,7 @@ TEST_F(CudaAttentionVariants, ReadManyTiles) {
   for (const DType dtype : {DType::kF16, DType::kBF16}) {
     for (const index_t head_dim : {64, 128}) {
       for (const bool causal : {false, true}) {
-        expect_close_attention(make_problem({1, 1, 300, 4100, head_dim}, {128, 128, causal}, dtype),
+        expect_close_at_random(make_problem({1, 1, 300, 4100, head_dim}, {128, 128, causal}, dtype),
                                33);
       }
     }
@@ -170,7 +101,7 @@ TEST_F(CudaAttentionVariants, ReadMoreBlocksThanAWindowLists) {
   for (const std::int32_t block_q : {16, 128}) {
     for (const bool causal : {false, true}) {
       const Problem problem = make_problem({1, 1, 130, 20000, 16}, {block_q, 16, causal});
-      expect_close_attention(problem, 34);
+      expect_close_at_random(problem, 34);
       // Nothing in the first window of 1024 blocks, and nothing behind it.
       const core::Geometry g = problem.geometry();
       QkvTensors tensors = random_qkv(problem, 35);
@@ -189,7 +120,7 @@ TEST_F(CudaAttentionVariants, ReadMoreBlocksThanAWindowLists) {
 TEST_F(CudaAttentionVariants, ShareKeysAmongHeadsInCausalPrefill) {
   for (const std::int32_t block_q : {64, 128}) {
     for (const index_t head_dim : {64, 128}) {
-      expect_close_attention(make_problem({6, 2, 300, 777, head_dim}, {block_q, 64, true}), 36);
+      expect_close_at_random(make_problem({6, 2, 300, 777, head_dim}, {block_q, 64, true}), 36);
     }
   }
 }

@@ -6,14 +6,13 @@
 #include <gtest/gtest.h>
 
 #include <cmath>
-#include <cstring>
 #include <limits>
 #include <vector>
 
+#include "cuda/attention_checks.hpp"
 #include "cuda/cuda_test.hpp"
 #include "reference/backend.hpp"
 #include "support/compare.hpp"
-#include "support/formulas.hpp"
 #include "support/problem_cases.hpp"
 #include "support/stage_runner.hpp"
 
@@ -23,52 +22,15 @@ namespace {
 constexpr float kInf = std::numeric_limits<float>::infinity();
 constexpr float kNan = std::numeric_limits<float>::quiet_NaN();
 
-Values lse_values(const ProblemShape& s, const AttentionResult& result) {
-  return values_of({s.batch, s.heads_q, s.len_q, 1}, result.lse);
-}
-
 core::Geometry linear_geometry(Problem problem) {
   problem.config.rest = Rest::kLinear;
   return problem.geometry();
 }
 
-/// Every kernel against the formula, on one level map.
-void expect_close(const core::Geometry& g, const core::Inputs& inputs,
-                  const std::vector<LevelCode>& levels) {
-  Pyramid pyramid = StageRunner(reference::backend(), g).pyramid(inputs);
-  const AttentionValues exact = exact_attention(g, inputs, pyramid.levels(), levels);
-  const AttentionValues plain =
-      plain_attention(g, inputs, pyramid.levels(), levels, g.shape.dtype_kv, g.shape.dtype_kv);
-  const auto backends = cuda_backends(g);
-  ASSERT_FALSE(backends.empty());
-  for (const core::Backend* backend : backends) {
-    SCOPED_TRACE(backend->isa);
-    const AttentionResult result = StageRunner(*backend, g).attention(inputs, pyramid, levels);
-    EXPECT_TRUE(is_within_budget(values_of(result.out), plain.out, exact.out, 2e-6));
-    EXPECT_TRUE(is_within_budget(lse_values(g.shape, result), plain.lse, exact.lse, 4e-6));
-  }
-}
-
 /// Random levels, and all blocks as means.
 void expect_close(const core::Geometry& g, QkvTensors& tensors, std::uint64_t seed) {
-  expect_close(g, tensors.inputs(), random_levels(g, seed));
-  expect_close(g, tensors.inputs(), uniform_levels(g, kBlockMean));
-}
-
-struct Blocks {
-  std::int32_t q = 128;
-  std::int32_t kv = 128;
-  bool causal = false;
-};
-
-Problem make_problem(ProblemShape shape, const Blocks& blocks, DType dtype = DType::kBF16) {
-  Problem problem;
-  shape.dtype_q = shape.dtype_kv = shape.dtype_out = dtype;
-  problem.shape = shape;
-  problem.config.block_q = blocks.q;
-  problem.config.block_kv = blocks.kv;
-  problem.config.causal = blocks.causal;
-  return problem;
+  expect_close_attention(g, tensors.inputs(), random_levels(g, seed));
+  expect_close_attention(g, tensors.inputs(), uniform_levels(g, kBlockMean));
 }
 
 void expect_close(const Problem& problem, std::uint64_t seed) {
@@ -89,16 +51,7 @@ TEST_P(CudaFirstOrder, S23StaysInTheBudgetOfAttention) {
 TEST_P(CudaFirstOrder, GivesTheSameBitsTwice) {
   const core::Geometry g = linear_geometry(GetParam().problem);
   QkvTensors tensors = GetParam().make_inputs(63);
-  Pyramid pyramid = StageRunner(reference::backend(), g).pyramid(tensors.inputs());
-  const std::vector<LevelCode> levels = random_levels(g, 64);
-  for (const core::Backend* backend : cuda_backends(g)) {
-    const StageRunner runner(*backend, g);
-    const auto one = runner.attention(tensors.inputs(), pyramid, levels);
-    const auto two = runner.attention(tensors.inputs(), pyramid, levels);
-    EXPECT_TRUE(one.out.buffer().has_same_bytes(two.out.buffer())) << backend->isa;
-    EXPECT_EQ(std::memcmp(one.lse.data(), two.lse.data(), one.lse.size() * sizeof(float)), 0)
-        << backend->isa;
-  }
+  expect_same_bits_twice(g, tensors.inputs(), random_levels(g, 64));
 }
 
 INSTANTIATE_TEST_SUITE_P(Cases, CudaFirstOrder, ::testing::ValuesIn(half_cases()), case_name);
@@ -111,9 +64,8 @@ TEST_F(CudaFirstOrderVariants, ServeEveryHeadDim) {
   for (const index_t head_dim : {1, 8, 33, 64, 72, 96, 128, 136, 200, 256}) {
     for (const std::int32_t block_q : {64, 128}) {
       for (const DType dtype : {DType::kF16, DType::kBF16}) {
-        expect_close(make_problem({.heads_q = 2, .len_q = 150, .len_kv = 210, .head_dim = head_dim},
-                                  {block_q, 64, head_dim % 3 == 0}, dtype),
-                     71);
+        expect_close(
+            make_problem({2, 1, 150, 210, head_dim}, {block_q, 64, head_dim % 3 == 0}, dtype), 71);
       }
     }
   }
@@ -124,9 +76,7 @@ TEST_F(CudaFirstOrderVariants, ServeEveryBlockSize) {
     for (const std::int32_t block_kv : {16, 32, 64, 128}) {
       for (const bool causal : {false, true}) {
         for (const index_t head_dim : {64, 128}) {
-          expect_close(make_problem({.len_q = 200, .len_kv = 330, .head_dim = head_dim},
-                                    {block_q, block_kv, causal}),
-                       72);
+          expect_close(make_problem({1, 1, 200, 330, head_dim}, {block_q, block_kv, causal}), 72);
         }
       }
     }
@@ -135,35 +85,21 @@ TEST_F(CudaFirstOrderVariants, ServeEveryBlockSize) {
 
 TEST_F(CudaFirstOrderVariants, ReadMoreBlocksThanAWindowLists) {
   for (const bool causal : {false, true}) {
-    expect_close(make_problem({.len_q = 130, .len_kv = 20000, .head_dim = 16}, {64, 16, causal}),
-                 73);
+    expect_close(make_problem({1, 1, 130, 20000, 16}, {64, 16, causal}), 73);
   }
 }
 
 TEST_F(CudaFirstOrderVariants, ShareKeysAmongHeadsInCausalPrefill) {
   for (const index_t head_dim : {64, 128}) {
-    expect_close(
-        make_problem(
-            {.heads_q = 6, .heads_kv = 2, .len_q = 700, .len_kv = 1777, .head_dim = head_dim},
-            {64, 64, true}),
-        74);
+    expect_close(make_problem({6, 2, 700, 1777, head_dim}, {64, 64, true}), 74);
   }
 }
 
 TEST_F(CudaFirstOrderVariants, ServeKeyLengthsAndOrdersPerHead) {
   for (const MemoryLayout layout : {MemoryLayout::kBlhd, MemoryLayout::kPadded}) {
     for (const index_t head_dim : {64, 128}) {
-      ProblemCase c{"",
-                    make_problem({.batch = 4,
-                                  .heads_q = 4,
-                                  .heads_kv = 2,
-                                  .len_q = 260,
-                                  .len_kv = 260,
-                                  .head_dim = head_dim},
-                                 {128, 64}),
-                    {},
-                    true,
-                    layout};
+      ProblemCase c{"", make_problem({4, 2, 260, 260, head_dim}, {128, 64}), {}, true, layout};
+      c.problem.shape.batch = 4;
       c.kv_lengths = {0, 1, 260, 131};
       QkvTensors tensors = c.make_inputs(75);
       expect_close(linear_geometry(c.problem), tensors, 76);
@@ -182,8 +118,7 @@ struct RestOnly {
   QkvTensors in;
 
   explicit RestOnly(DType dtype)
-      : problem(make_problem({.len_q = 40, .len_kv = 64, .head_dim = 16}, {16, 16}, dtype)),
-        in(random_qkv(problem, 81)) {}
+      : problem(make_problem({1, 1, 40, 64, 16}, {16, 16}, dtype)), in(random_qkv(problem, 81)) {}
 
   [[nodiscard]] core::Geometry geometry() const { return linear_geometry(problem); }
 
