@@ -17,8 +17,34 @@ import psa
 TINY = dict(min_tokens=0, block="32x32")
 
 
-def options(default_model: str, description: str) -> argparse.Namespace:
-    """The command line of an example."""
+def main(
+    description: str,
+    model: str,
+    pipeline: str,
+    tiny_pipeline: Callable[[], Any],
+    tiny_arguments: Callable[[], dict[str, Any]],
+    **settings: Any,
+) -> None:
+    """An example: `model` in the diffusers class `pipeline` on a GPU, called with `settings`, or,
+    with --random-weights, a tiny pipeline on the CPU."""
+    chosen = _options(model, description.splitlines()[0])
+    if chosen.random_weights:
+        compare(tiny_pipeline(), tiny_arguments, chosen.preset, **TINY)
+        return
+    import diffusers
+
+    pipe = getattr(diffusers, pipeline).from_pretrained(chosen.model, torch_dtype=torch.bfloat16)
+    pipe.enable_model_cpu_offload()
+    compare(
+        pipe,
+        lambda: dict(
+            prompt=chosen.prompt, generator=torch.manual_seed(0), output_type="np", **settings
+        ),
+        chosen.preset,
+    )
+
+
+def _options(default_model: str, description: str) -> argparse.Namespace:
     parser = argparse.ArgumentParser(description=description)
     parser.add_argument(
         "--model", default=default_model, help="of the Hugging Face hub, or a folder"
@@ -27,12 +53,6 @@ def options(default_model: str, description: str) -> argparse.Namespace:
     parser.add_argument("--preset", default="auto", help='such as "balanced", or a YAML file')
     parser.add_argument("--prompt", default="A red panda climbs a tree in the rain")
     return parser.parse_args()
-
-
-def to_cuda(pipeline_class: Any, model: str) -> Any:
-    pipe = pipeline_class.from_pretrained(model, torch_dtype=torch.bfloat16)
-    pipe.enable_model_cpu_offload()
-    return pipe
 
 
 def compare(pipe: Any, arguments: Callable[[], dict[str, Any]], preset: str, **more: Any) -> None:

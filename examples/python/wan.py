@@ -7,29 +7,15 @@ python examples/python/wan.py                       # the published one on a GPU
 
 import compare
 import tiny_models
-import torch
-
-
-def main() -> None:
-    chosen = compare.options("Wan-AI/Wan2.1-T2V-1.3B-Diffusers", __doc__.splitlines()[0])
-    if chosen.random_weights:
-        compare.compare(
-            tiny_models.wan_pipeline(),
-            tiny_models.wan_arguments,
-            chosen.preset,
-            **compare.TINY,
-        )
-        return
-    from diffusers import WanPipeline
-
-    pipe = compare.to_cuda(WanPipeline, chosen.model)
-    settings = dict(height=480, width=832, num_frames=81, output_type="np")
-    compare.compare(
-        pipe,
-        lambda: dict(prompt=chosen.prompt, generator=torch.manual_seed(0), **settings),
-        chosen.preset,
-    )
-
 
 if __name__ == "__main__":
-    main()
+    compare.main(
+        __doc__,
+        "Wan-AI/Wan2.1-T2V-1.3B-Diffusers",
+        "WanPipeline",
+        tiny_models.wan_pipeline,
+        tiny_models.wan_arguments,
+        height=480,
+        width=832,
+        num_frames=81,
+    )
