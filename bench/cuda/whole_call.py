@@ -170,6 +170,18 @@ def take_turns(calls, repeats):
     return result
 
 
+def time_stages(plan, q, k, v, out, repeats):
+    """What a call did, and the medians of its stages' milliseconds, queued as in take_turns()."""
+    flush = torch.empty(256 << 20, dtype=torch.uint8, device="cuda")
+    samples = []
+    for _ in range(repeats):
+        flush.zero_()
+        torch.cuda._sleep(HOST_CYCLES)
+        samples.append(plan.measure(q, k, v, out=out))
+    names = ("pyramid_ms", "importance_ms", "levels_ms", "attention_ms")
+    return samples[0], {n: statistics.median(getattr(s, n) for s in samples) for n in names}
+
+
 def run_row(row, args):
     name, shape, data, config, target = row
     torch.manual_seed(0)
@@ -183,7 +195,7 @@ def run_row(row, args):
                     grid=shape.get("grid"), text_tokens=text)
     ours = functools.partial(plan.forward, q, k, v, out=out)
     ours()
-    stats = plan.measure(q, k, v, out=out)
+    stats, stages = time_stages(plan, q, k, v, out, args.repeats)
     calls = {"cudnn": dense_call(q, k, v, causal)}
     if not causal:
         calls["flex"] = flex_call(q, k, v, stats.density)
@@ -204,15 +216,12 @@ def run_row(row, args):
               "speedup": dense_ms / times["psa"]["ms"], "target": target,
               "rule_bound": (stats.density / 0.9 + 0.03) * dense_ms,
               "dense_tflops": flops / dense_ms / 1e9,
-              "attention_tflops": flops * stats.density / stats.attention_ms / 1e9,
-              "pyramid_ms": stats.pyramid_ms, "importance_ms": stats.importance_ms,
-              "levels_ms": stats.levels_ms, "attention_ms": stats.attention_ms,
+              "attention_tflops": flops * stats.density / stages["attention_ms"] / 1e9, **stages,
               "workspace_over_kv": plan.workspace_bytes / kv_bytes}
     others = "  ".join(f"{other} {t['ms']:.2f}" for other, t in times.items())
     aim = f" (aim {target})" if target else ""
     print(f"{name:32} density {stats.density:.4f}  {others} ms  {result['speedup']:.2f}x{aim}  stages "
-          f"{stats.pyramid_ms:.2f} {stats.importance_ms:.2f} {stats.levels_ms:.2f} "
-          f"{stats.attention_ms:.2f} ms, {result['attention_tflops']:.0f}/"
+          f"{' '.join(f'{ms:.3f}' for ms in stages.values())} ms, {result['attention_tflops']:.0f}/"
           f"{result['dense_tflops']:.0f} TFLOP/s  error {error:.3f}", flush=True)
     return result
 

@@ -6,6 +6,7 @@
 
 #include <cstddef>
 #include <cstdint>
+#include <memory>
 
 #include "psa/error.hpp"
 #include "psa/types.hpp"
@@ -42,6 +43,11 @@ struct DeviceMemory {
   void (*fill)(void* to, std::uint8_t byte, std::size_t bytes, Stream stream);
   /// Waits until everything that was queued in `stream` is done.
   void (*synchronize)(Stream stream);
+  /// A point of the stream's work, for TimePoint; fails while the stream is captured.
+  void* (*mark)(Stream stream);
+  /// Milliseconds from one point to another of the same stream; waits for the latter.
+  double (*milliseconds)(void* from, void* to);
+  void (*forget)(void* mark);  ///< does not throw
 
   /// Whether the host may follow pointers into this memory.
   [[nodiscard]] bool is_host() const { return type == DeviceType::kCpu; }
@@ -49,6 +55,21 @@ struct DeviceMemory {
 
 /// The process's own memory.
 extern const DeviceMemory kHostMemory;
+
+/// When a stream is done with what was queued there before this object was made. The device's own
+/// clock, so nothing waits until times are asked for.
+class TimePoint {
+ public:
+  TimePoint(const DeviceMemory& memory, Stream stream)
+      : mark_(memory.mark(stream), memory.forget), milliseconds_(memory.milliseconds) {}
+  [[nodiscard]] double ms_since(const TimePoint& earlier) const {
+    return milliseconds_(earlier.mark_.get(), mark_.get());
+  }
+
+ private:
+  std::unique_ptr<void, void (*)(void*)> mark_;
+  double (*milliseconds_)(void* from, void* to);
+};
 
 /// Makes a device current for the life of this object.
 class CurrentDevice {

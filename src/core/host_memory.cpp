@@ -1,4 +1,5 @@
 // SPDX-License-Identifier: Apache-2.0
+#include <chrono>
 #include <cstring>
 #include <new>
 #include <string>
@@ -38,6 +39,18 @@ void fill(void* to, std::uint8_t byte, std::size_t bytes, Stream /*stream*/) {
 
 void synchronize(Stream /*stream*/) {}
 
+using Clock = std::chrono::steady_clock;
+
+void* mark(Stream /*stream*/) { return new Clock::time_point(Clock::now()); }
+
+double milliseconds(void* from, void* to) {
+  const auto* begin = static_cast<const Clock::time_point*>(from);
+  const auto* end = static_cast<const Clock::time_point*>(to);
+  return std::chrono::duration<double, std::milli>(*end - *begin).count();
+}
+
+void forget(void* mark) { delete static_cast<Clock::time_point*>(mark); }
+
 }  // namespace
 
 const DeviceMemory kHostMemory{.type = DeviceType::kCpu,
@@ -47,6 +60,9 @@ const DeviceMemory kHostMemory{.type = DeviceType::kCpu,
                                .release = release,
                                .copy = copy,
                                .fill = fill,
-                               .synchronize = synchronize};
+                               .synchronize = synchronize,
+                               .mark = mark,
+                               .milliseconds = milliseconds,
+                               .forget = forget};
 
 }  // namespace psa::core

@@ -119,7 +119,7 @@ class Plan {
   void check_contents(const CallIo& io) const;
   Inputs order_inputs(const CallIo& io, const Workspace& ws, Stream stream, bool needs_q) const;
   void select(const Inputs& inputs, const CallIo& io, const Workspace& ws, LevelMapView levels,
-              const StageClock& clock, Stream stream) const;
+              StageClock& clock, Stream stream) const;
   void measure(const CallIo& io, LevelMapView levels, Stream stream, RunStats* stats) const;
 };
 

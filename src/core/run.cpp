@@ -4,7 +4,7 @@
 // levels, attention.
 
 #include <algorithm>
-#include <chrono>
+#include <utility>
 #include <vector>
 
 #include "core/geometry.hpp"
@@ -15,32 +15,33 @@
 
 namespace psa::core {
 
-/// Times the stages of a call where stats are wanted. On a device a stage has ended when its stream
-/// is empty, so timed calls wait there; others do not.
+/// Times the stages of a call where stats are wanted, by the clock of the device they run on.
 class StageClock {
  public:
   StageClock(const DeviceMemory& memory, Stream stream, RunStats* stats)
-      : memory_(memory), stream_(stream), stats_(stats) {
-    if (stats == nullptr) return;
-    *stats = {};
-    memory.synchronize(stream);  // earlier work of the stream is not ours
+      : memory_(memory), stream_(stream), is_wanted_(stats != nullptr) {
+    if (is_wanted_) ends_.emplace_back(nullptr, TimePoint(memory, stream));
   }
 
-  /// Runs `stage` and adds its milliseconds to a field of the stats.
+  /// Runs `stage`, whose milliseconds belong to a field of the stats.
   template <typename Stage>
-  void time(double RunStats::*total, const Stage& stage) const {
-    const Clock::time_point start = Clock::now();
+  void time(double RunStats::*total, const Stage& stage) {
     stage();
-    if (stats_ == nullptr) return;
-    memory_.synchronize(stream_);
-    stats_->*total += std::chrono::duration<double, std::milli>(Clock::now() - start).count();
+    if (is_wanted_) ends_.emplace_back(total, TimePoint(memory_, stream_));
+  }
+
+  /// Adds what was timed to `stats`. Waits for it.
+  void report(RunStats& stats) const {
+    for (std::size_t i = 1; i < ends_.size(); ++i) {
+      stats.*ends_[i].first += ends_[i].second.ms_since(ends_[i - 1].second);
+    }
   }
 
  private:
-  using Clock = std::chrono::steady_clock;
   const DeviceMemory& memory_;
   Stream stream_;
-  RunStats* stats_;
+  bool is_wanted_;
+  std::vector<std::pair<double RunStats::*, TimePoint>> ends_;  ///< and before all the beginning
 };
 
 namespace {
@@ -134,7 +135,7 @@ void Plan::check_contents(const CallIo& io) const {
 }
 
 void Plan::select(const Inputs& inputs, const CallIo& io, const Workspace& ws, LevelMapView levels,
-                  const StageClock& clock, Stream stream) const {
+                  StageClock& clock, Stream stream) const {
   const Config& config = geometry_.config;
   const StageContext ctx = context(ws, stream);
   const bool dense = is_dense(geometry_);
@@ -199,7 +200,7 @@ void Plan::forward(const CallIo& io, std::span<std::byte> workspace, RunStats* s
   const LevelMapView levels =
       view_of(geometry_, io.levels_out != nullptr ? io.levels_out : ws.levels);
   const CurrentDevice current = make_current();
-  const StageClock clock(memory(), stream, stats);
+  StageClock clock(memory(), stream, stats);
 
   Inputs inputs;
   clock.time(&RunStats::reorder_ms,
@@ -216,7 +217,10 @@ void Plan::forward(const CallIo& io, std::span<std::byte> workspace, RunStats* s
   clock.time(&RunStats::attention_ms, [&] {
     backend_->attention(ctx, {inputs, ws.pyramid, levels, io.out, io.lse, ws.attention_work});
   });
-  if (stats != nullptr) measure(io, levels, stream, stats);
+  if (stats == nullptr) return;
+  *stats = {};
+  clock.report(*stats);
+  measure(io, levels, stream, stats);
 }
 
 void Plan::estimate_importance(const CallIo& io, float* importance, std::span<std::byte> workspace,
@@ -279,7 +283,7 @@ void Plan::select_levels(const CallIo& io, LevelCode* levels, std::span<std::byt
   const Inputs inputs = order_inputs(io, ws, stream, /*needs_q=*/true);
   ws.pyramid = keys_for_importance(geometry_.config, ws.pyramid);
   if (!is_dense(geometry_)) backend_->pyramid(context(ws, stream), {inputs, ws.pyramid});
-  const StageClock clock(memory(), stream, nullptr);
+  StageClock clock(memory(), stream, nullptr);
   select(inputs, io, ws, view_of(geometry_, levels), clock, stream);
 }
 

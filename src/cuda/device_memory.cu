@@ -46,16 +46,37 @@ void fill(void* to, std::uint8_t byte, std::size_t bytes, Stream stream) {
   check_cuda(cudaMemsetAsync(to, byte, bytes, stream_of(stream)), "cudaMemsetAsync");
 }
 
-/// Not during a capture, which the wait would break: only stats ask for it.
 void synchronize(Stream stream) {
+  check_cuda(cudaStreamSynchronize(stream_of(stream)), "cudaStreamSynchronize");
+}
+
+/// Not during a capture, which waiting for the time would break: only stats ask for it.
+void* mark(Stream stream) {
   cudaStreamCaptureStatus capture = cudaStreamCaptureStatusNone;
   check_cuda(cudaStreamIsCapturing(stream_of(stream), &capture), "cudaStreamIsCapturing");
   if (capture != cudaStreamCaptureStatusNone) {
     throw Error(Status::kInvalidArgument,
                 "stats are wanted while the stream is being captured; they would wait for it");
   }
-  check_cuda(cudaStreamSynchronize(stream_of(stream)), "cudaStreamSynchronize");
+  cudaEvent_t event = nullptr;
+  check_cuda(cudaEventCreate(&event), "cudaEventCreate");
+  if (const cudaError_t error = cudaEventRecord(event, stream_of(stream)); error != cudaSuccess) {
+    cudaEventDestroy(event);
+    check_cuda(error, "cudaEventRecord");
+  }
+  return event;
 }
+
+double milliseconds(void* from, void* to) {
+  float ms = 0;
+  check_cuda(cudaEventSynchronize(static_cast<cudaEvent_t>(to)), "cudaEventSynchronize");
+  check_cuda(
+      cudaEventElapsedTime(&ms, static_cast<cudaEvent_t>(from), static_cast<cudaEvent_t>(to)),
+      "cudaEventElapsedTime");
+  return static_cast<double>(ms);
+}
+
+void forget(void* mark) { static_cast<void>(cudaEventDestroy(static_cast<cudaEvent_t>(mark))); }
 
 }  // namespace
 
@@ -66,6 +87,9 @@ const core::DeviceMemory kDeviceMemory{.type = DeviceType::kCuda,
                                        .release = release,
                                        .copy = copy,
                                        .fill = fill,
-                                       .synchronize = synchronize};
+                                       .synchronize = synchronize,
+                                       .mark = mark,
+                                       .milliseconds = milliseconds,
+                                       .forget = forget};
 
 }  // namespace psa::cuda

@@ -5,10 +5,12 @@
 #include <sys/mman.h>
 
 #include <algorithm>
+#include <chrono>
 #include <deque>
 #include <functional>
 #include <iterator>
 #include <map>
+#include <memory>
 #include <mutex>
 #include <new>
 #include <type_traits>
@@ -98,6 +100,23 @@ void fill(void* to, std::uint8_t byte, std::size_t bytes, Stream stream) {
   enqueue([=] { core::kHostMemory.fill(to, byte, bytes, stream); });
 }
 
+using Clock = std::chrono::steady_clock;
+using Mark = std::shared_ptr<Clock::time_point>;  // may be forgotten before the queue reaches it
+
+void* mark(Stream /*stream*/) {
+  auto time = std::make_shared<Clock::time_point>();
+  enqueue([time] { *time = Clock::now(); });
+  return new Mark(std::move(time));
+}
+
+double milliseconds(void* from, void* to) {
+  synchronize(Stream{});
+  const Clock::duration passed = **static_cast<Mark*>(to) - **static_cast<Mark*>(from);
+  return std::chrono::duration<double, std::milli>(passed).count();
+}
+
+void forget(void* mark) { delete static_cast<Mark*>(mark); }
+
 constexpr core::DeviceMemory kMemory{.type = DeviceType::kCuda,
                                      .alignment = 256,
                                      .set_current = set_current,
@@ -105,7 +124,10 @@ constexpr core::DeviceMemory kMemory{.type = DeviceType::kCuda,
                                      .release = release,
                                      .copy = copy,
                                      .fill = fill,
-                                     .synchronize = synchronize};
+                                     .synchronize = synchronize,
+                                     .mark = mark,
+                                     .milliseconds = milliseconds,
+                                     .forget = forget};
 
 // ---- stages: the reference's, later ------------------------------------------------------------
 
