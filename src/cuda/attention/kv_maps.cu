@@ -1,30 +1,14 @@
 // SPDX-License-Identifier: Apache-2.0
-#include <cudaTypedefs.h>
-#include <cuda_runtime.h>
-
 #include <optional>
 
 #include "cuda/attention/kv_maps.cuh"
-#include "cuda/launch.cuh"
+#include "cuda/tensor_map.hpp"
 #include "semantics/pooling.hpp"
 
 namespace psa::cuda {
 namespace {
 
 constexpr int kGroupRows = 8;
-
-/// The driver's function, found at run time so that nothing links libcuda.
-PFN_cuTensorMapEncodeTiled_v12000 encode_function() {
-  static const auto kFunction = [] {
-    void* function = nullptr;
-    cudaDriverEntryPointQueryResult found{};
-    check_cuda(cudaGetDriverEntryPointByVersion("cuTensorMapEncodeTiled", &function, 12000,
-                                                cudaEnableDefault, &found),
-               "cuTensorMapEncodeTiled");
-    return reinterpret_cast<PFN_cuTensorMapEncodeTiled_v12000>(function);
-  }();
-  return kFunction;
-}
 
 /// A level's rows as the five dimensions above.
 struct View {
@@ -72,19 +56,13 @@ bool encode(CUtensorMap* map, const View& view, int head_dim, int piece_rows, DT
   if (view.groups == 0 || piece_rows < kGroupRows) return false;
   // A dimension of one element still needs a stride that the hardware accepts.
   const cuuint64_t outside = view.heads_outside == 1 ? view.row_bytes : view.outside_bytes;
-  const cuuint64_t sizes[] = {64, kGroupRows, halves * view.heads_inside, view.groups,
-                              view.heads_outside};
-  const cuuint64_t strides[] = {view.row_bytes, 128, kGroupRows * view.row_bytes, outside};
-  const cuuint32_t box[] = {64, kGroupRows, static_cast<cuuint32_t>(halves),
-                            static_cast<cuuint32_t>(piece_rows / kGroupRows), 1};
-  const cuuint32_t steps[] = {1, 1, 1, 1, 1};
-  return encode_function()(map,
-                           dtype == DType::kF16 ? CU_TENSOR_MAP_DATA_TYPE_FLOAT16
-                                                : CU_TENSOR_MAP_DATA_TYPE_BFLOAT16,
-                           5, const_cast<void*>(view.data), sizes, strides, box, steps,
-                           CU_TENSOR_MAP_INTERLEAVE_NONE, CU_TENSOR_MAP_SWIZZLE_128B,
-                           CU_TENSOR_MAP_L2_PROMOTION_L2_256B,
-                           CU_TENSOR_MAP_FLOAT_OOB_FILL_NONE) == CUDA_SUCCESS;
+  return encode_tensor_map(
+      {.data = view.data,
+       .sizes = {64, kGroupRows, halves * view.heads_inside, view.groups, view.heads_outside},
+       .stride_bytes = {view.row_bytes, 128, kGroupRows * view.row_bytes, outside},
+       .box = {64, kGroupRows, static_cast<cuuint32_t>(halves),
+               static_cast<cuuint32_t>(piece_rows / kGroupRows), 1}},
+      dtype, *map);
 }
 
 }  // namespace

@@ -42,7 +42,10 @@ namespace {
 using core::Geometry;
 using core::ImportanceParams;
 using estimation::DeviceLimits;
+using estimation::kTileColumns;
+using estimation::make_probe_maps;
 using estimation::Params;
+using estimation::ProbeBoxes;
 using estimation::Shape;
 using estimation::TileSize;
 
@@ -112,8 +115,8 @@ int log2_columns(const Config& config) {
 /// Floats of a row of the slab: one per piece of every column tile.
 index_t slab_width(const Geometry& g) {
   const int log2 = log2_columns(g.config);
-  const index_t tiles = semantics::ceil_div(g.num_kv_blocks << log2, estimation::kTileColumns);
-  return tiles * estimation::kTileColumns >> std::min(log2, estimation::kMaxLog2Piece);
+  const index_t tiles = semantics::ceil_div(g.num_kv_blocks << log2, kTileColumns);
+  return tiles * kTileColumns >> std::min(log2, estimation::kMaxLog2Piece);
 }
 
 /// Groups of CTAs that get a slab, and so can run. As many as the device runs at a time and a call
@@ -215,10 +218,26 @@ void set_inputs(const Geometry& g, const ImportanceParams& call, Params& p) {
   p.importance = call.importance;
 }
 
+/// Where probes lie as the copy engine takes them: in the tokens' own order, every token real.
+ProbeBoxes make_boxes(const Geometry& g, const ImportanceParams& call, Shape shape) {
+  ProbeBoxes boxes{};
+  const int box_rows = estimation::tile_size(shape).rows;
+  if (shape == Shape::kMeans) {
+    boxes.in_use = make_probe_maps(pooled_keys(g, call.pyramid), 1, kTileColumns, boxes.columns);
+  } else if (shape == Shape::kStreamed && call.inputs.q_order.index == nullptr &&
+             call.inputs.kv_order.index == nullptr && call.inputs.kv_lengths == nullptr) {
+    const int group = g.config.antidiagonal_stride;
+    boxes.in_use = make_probe_maps(call.inputs.q, group, box_rows, boxes.rows) &&
+                   make_probe_maps(call.inputs.k, group, kTileColumns, boxes.columns);
+  }
+  return boxes;
+}
+
 /// The kernels of one multiplier.
 struct Estimates {
   decltype(&estimation::estimate_sm80_f16) of_f16;
   decltype(&estimation::estimate_sm80_bf16) of_bf16;
+  bool take_boxes;
 };
 
 void estimate(const StageContext& context, const ImportanceParams& call, const Estimates& estimates,
@@ -233,6 +252,7 @@ void estimate(const StageContext& context, const ImportanceParams& call, const E
   Params p{};
   set_inputs(g, call, p);
   set_probes(g, p);
+  if (estimates.take_boxes) p.boxes = make_boxes(g, call, shape);
   p.q_offsets = scratch.q_offsets;
   p.kv_offsets = scratch.kv_offsets;
   p.slab = scratch.slab;
@@ -266,11 +286,15 @@ void importance(const StageContext& context, const ImportanceParams& params,
 }  // namespace
 
 void importance_sm90(const StageContext& context, const ImportanceParams& params) {
-  importance(context, params, {estimation::estimate_sm90_f16, estimation::estimate_sm90_bf16});
+  importance(context, params,
+             {estimation::estimate_sm90_f16, estimation::estimate_sm90_bf16,
+              /*take_boxes=*/true});
 }
 
 void importance_sm80(const StageContext& context, const ImportanceParams& params) {
-  importance(context, params, {estimation::estimate_sm80_f16, estimation::estimate_sm80_bf16});
+  importance(context, params,
+             {estimation::estimate_sm80_f16, estimation::estimate_sm80_bf16,
+              /*take_boxes=*/false});
 }
 
 std::size_t importance_scratch(const Geometry& geometry) {

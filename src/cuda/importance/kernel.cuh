@@ -18,11 +18,15 @@
 // DRAM was the bound.
 //
 // A tile is `parts` x `chunks` pieces of 64 channels. Chunks pass through a ring of stages in
-// shared memory; all threads copy and all warps multiply. What they multiply with is a class of its
+// shared memory; all warps multiply. What they multiply with is a class of its
 // own:
 //
 //   MultiplierSm80  mma.sync (multiply_sm80.cuh): products are there when multiply() returns
 //   MultiplierSm90  wgmma (multiply_sm90.cuh): they come while the warps go on to the next chunk
+//
+// Where the probes follow each other in memory, sm_90 copies a chunk as one or two boxes
+// (boxes.cuh): one thread starts them and barriers tell of their end. Otherwise all threads copy
+// row by row.
 //
 // Chunk n, with s stages of which the products hold h (1 or 2: those of chunk n, and of n - 1):
 //
@@ -52,9 +56,11 @@
 
 #include <cstdint>
 
+#include "cuda/device/barrier.cuh"
 #include "cuda/device/cluster.cuh"
 #include "cuda/device/copy.cuh"
 #include "cuda/device/element.cuh"
+#include "cuda/importance/boxes.cuh"
 #include "cuda/importance/operands.cuh"
 #include "cuda/importance/params.cuh"
 #include "cuda/importance/pieces.cuh"
@@ -68,6 +74,7 @@ namespace psa::cuda::estimation {
 ///
 ///   kThreads, kHalves, kEighths
 ///   kGroupCtas             CTAs that share an item, as a cluster if more than one
+///   kTakesBoxes            whether chunks may come as boxes
 ///   kHeldChunks            slots of the ring that are still read when a chunk has been multiplied
 ///   lane_row(eighth)       the lane's row; first_column(half)
 ///   at(half, eighth, i)    product with column 8·(i / 2) + 2·(lane % 4) + i % 2 of the half
@@ -103,6 +110,7 @@ struct alignas(kOperandAlignment) Lists {
   ProbeRow rows[V::kRows];
   float row_scale_log2[V::kRows];  // kTakesMeans: what products are multiplied by
   float row_references[V::kRows];
+  Barrier arrived[kMostStages];  // of the chunk in each slot, where chunks come as boxes
 };
 
 template <typename V>
@@ -130,6 +138,7 @@ struct Work {
   std::uint32_t ring;      // [stages]: columns [128, 64], then rows that do not stay [kRows, 64]
   float* slab;             // [kRows, slab_width], the group's
   int rank;                // in the group
+  std::uint32_t phases;    // bit s: parity of the box that slot s waits for
 
   /// The CTA's tile n, and how many it has.
   [[nodiscard]] __device__ int tile_at(int n) const { return n * V::kGroupCtas + rank; }
@@ -140,6 +149,15 @@ struct Work {
     return ring + static_cast<std::uint32_t>(slot * SharedLayout<V>::kStageBytes);
   }
 };
+
+template <typename V>
+__device__ inline bool takes_boxes(const Params& p) {
+  if constexpr (V::Products::kTakesBoxes) {
+    return p.boxes.in_use;
+  } else {
+    return false;
+  }
+}
 
 /// Place of a chunk in the sweep over the CTA's tiles.
 struct Cursor {
@@ -234,7 +252,28 @@ __device__ inline void fetch_rows(const Work<V>& w) {
 }
 
 template <typename V>
+__device__ inline void copy_boxes(const Work<V>& w, const Cursor& at) {
+  const Params& p = w.p;
+  const Item& item = w.lists.item;
+  const int channel = at.chunk * kChunkChannels;
+  Barrier* arrived = &w.lists.arrived[at.slot];
+  expect_bytes(arrived, static_cast<std::uint32_t>(SharedLayout<V>::kStageBytes));
+  arrive(arrived);
+  p.boxes.columns.copy(w.stage(at.slot), channel, at.part, w.tile_at(at.tile) * kTileColumns,
+                       item.head_kv, p.batch, arrived);
+  if constexpr (!V::kStays) {
+    const auto token = static_cast<int>(semantics::antidiagonal_query_offset(at.part, p.parts));
+    p.boxes.rows.copy(w.stage(at.slot) + SharedLayout<V>::kColumnBytes, channel, token,
+                      item.first_block * p.rows_per_block, item.head_q, p.batch, arrived);
+  }
+}
+
+template <typename V>
 __device__ inline void copy_chunk(const Work<V>& w, const Cursor& at) {
+  if (takes_boxes<V>(w.p)) {
+    if (warp_id() == 0 && elect_one()) copy_boxes(w, at);
+    return;
+  }
   const int side = at.side(w.p);
   const int channel = at.chunk * kChunkChannels;
   copy_rows<kTileColumns, V::kThreads>(w.p, w.lists.column_data[side], channel, w.stage(at.slot));
@@ -353,9 +392,13 @@ __device__ inline int chunks_ahead(const Params& p) {
   return p.stages - V::Products::kHeldChunks;
 }
 
-/// Waits for the oldest of the `ahead` chunks under way.
-__device__ inline void wait_chunk(int ahead) {
-  if (ahead == 1) {
+/// Waits for the chunk at `slot`, the oldest of the `ahead` under way.
+template <typename V>
+__device__ inline void wait_chunk(Work<V>& w, int slot, int ahead) {
+  if (takes_boxes<V>(w.p)) {
+    wait(&w.lists.arrived[slot], w.phases >> slot & 1U);
+    w.phases ^= 1U << slot;
+  } else if (ahead == 1) {
     wait_copies<0>();
   } else if (ahead == 2) {
     wait_copies<1>();
@@ -367,8 +410,9 @@ __device__ inline void wait_chunk(int ahead) {
 /// Starts the copies of the first `ahead` chunks, and lists the rows of the one after.
 template <typename V>
 __device__ inline void fill_ring(const Work<V>& w, int chunks, int ahead, Cursor& load) {
+  const bool by_row = !takes_boxes<V>(w.p);
   for (int n = 0; n <= ahead; ++n) {
-    if (load.begins_part()) list_data(w, load.side(w.p), find_data(w, load));
+    if (by_row && load.begins_part()) list_data(w, load.side(w.p), find_data(w, load));
     if (n == ahead) break;
     __syncthreads();
     if (n < chunks) copy_chunk(w, load);
@@ -379,11 +423,12 @@ __device__ inline void fill_ring(const Work<V>& w, int chunks, int ahead, Cursor
 
 /// Pieces of all rows and of the CTA's tiles.
 template <typename V>
-__device__ __forceinline__ void sweep_tiles(const Work<V>& w) {
+__device__ __forceinline__ void sweep_tiles(Work<V>& w) {
   const Params& p = w.p;
   const int tiles = w.tiles();
   const int tile_chunks = p.parts * p.chunks;
   const int ahead = chunks_ahead<V>(p);
+  const bool by_row = !takes_boxes<V>(p);
   int left = tiles * tile_chunks;  // chunks whose copies have not been started
   Cursor load;
   fetch_rows(w);
@@ -395,8 +440,8 @@ __device__ __forceinline__ void sweep_tiles(const Work<V>& w) {
     bool has_hidden = false;
     typename V::Products products;
     for (int n = 0; n < tile_chunks; ++n) {
-      wait_chunk(ahead);
-      V::Products::publish_operands();
+      wait_chunk(w, at.slot, ahead);
+      if (by_row || tile + n == 0) V::Products::publish_operands();
       const bool any = __syncthreads_or(may_hide) != 0;
       if (n == 0) has_hidden = any;
       PartData next;
@@ -404,13 +449,13 @@ __device__ __forceinline__ void sweep_tiles(const Work<V>& w) {
         if (left-- > 0) copy_chunk(w, load);
         commit_copies();
         load.advance(p);
-        if (load.begins_part()) next = find_data(w, load);
+        if (by_row && load.begins_part()) next = find_data(w, load);
       };
       if (V::Products::feeds_first()) feed();
       products.multiply(operands_of(w, at), n == 0);
       if (!V::Products::feeds_first()) feed();
       products.await_earlier();
-      if (load.begins_part()) list_data(w, load.side(p), next);
+      if (by_row && load.begins_part()) list_data(w, load.side(p), next);
       at.advance(p);
     }
     products.await_all();
@@ -488,12 +533,18 @@ __global__ void __launch_bounds__(V::kThreads, V::kCtasPerSm)
       shared_address(shared_bytes) + static_cast<std::uint32_t>(sizeof(Lists<V>));
   const unsigned groups = gridDim.x / V::kGroupCtas;
   const unsigned group = blockIdx.x / V::kGroupCtas;
-  const Work<V> work{.p = p,
-                     .lists = *reinterpret_cast<Lists<V>*>(shared_bytes),
-                     .resident = resident,
-                     .ring = resident + SharedLayout<V>::resident_bytes(p.chunks),
-                     .slab = p.slab + static_cast<index_t>(group) * V::kRows * p.slab_width,
-                     .rank = static_cast<int>(blockIdx.x % V::kGroupCtas)};
+  Work<V> work{.p = p,
+               .lists = *reinterpret_cast<Lists<V>*>(shared_bytes),
+               .resident = resident,
+               .ring = resident + SharedLayout<V>::resident_bytes(p.chunks),
+               .slab = p.slab + static_cast<index_t>(group) * V::kRows * p.slab_width,
+               .rank = static_cast<int>(blockIdx.x % V::kGroupCtas),
+               .phases = 0};
+  if (takes_boxes<V>(p)) {
+    if (threadIdx.x < p.stages) init_barrier(&work.lists.arrived[threadIdx.x], 1);
+    publish_barriers();
+    __syncthreads();
+  }
   // Back and forth: with a causal rule items get shorter, and who got the longest of one round gets
   // the shortest of the next.
   for (index_t round = 0; round * groups < p.items; ++round) {

@@ -13,6 +13,7 @@
 namespace psa::cuda::estimation {
 
 inline constexpr int kMostAhead = 3;  ///< wait_chunk()
+static_assert(kMostAhead + 2 <= kMostStages);
 
 /// Stages of the ring: as many as leave room for all CTAs of an SM, or for one if that is too few.
 template <typename V>

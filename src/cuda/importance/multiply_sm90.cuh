@@ -47,6 +47,7 @@ class MultiplierSm90::Products {
   static constexpr int kEighths = 2 * kRowTiles;
   static constexpr int kGroupCtas = kShape == Shape::kStreamed ? 2 : 1;
   static constexpr int kHeldChunks = 2;
+  static constexpr bool kTakesBoxes = kShape == Shape::kMeans || kShape == Shape::kStreamed;
 
   [[nodiscard]] __device__ static int lane_row(int eighth) {
     return warp_id() / 4 / kGroupsAbreast * kGroupRows + eighth / 2 * 64 + warp_id() % 4 * 16 +

@@ -8,6 +8,7 @@
 
 #include "core/backend.hpp"
 #include "cuda/device/kv_rows.cuh"
+#include "cuda/importance/boxes.cuh"
 #include "psa/config.hpp"
 
 namespace psa::cuda::estimation {
@@ -19,6 +20,7 @@ inline constexpr int kTileColumns = 128;   ///< probe columns of k that meet the
 inline constexpr int kChunkChannels = 64;  ///< channels that are copied at a time: 128 bytes a row
 inline constexpr int kMaxBlock = 128;      ///< largest block_q and block_kv
 inline constexpr int kMaxHeadDim = 256;
+inline constexpr int kMostStages = 5;    ///< chunks in shared memory
 inline constexpr int kMaxLog2Piece = 6;  ///< largest piece of a tile's row (pieces.cuh): 64 columns
 
 /// Variants of the estimate's kernel (kernel.cuh).
@@ -89,7 +91,8 @@ struct Params {
   // The dot products: `parts` tokens of head_dim channels, each in `chunks` pieces.
   int parts;
   int chunks;
-  int stages;  // chunks in shared memory, 2 to 5
+  int stages;  // chunks in shared memory, 2 to kMostStages
+  ProbeBoxes boxes;
 
   // The work.
   int blocks_per_item;  // query blocks of one head that a CTA takes at a time
