@@ -1,5 +1,5 @@
 # SPDX-License-Identifier: Apache-2.0
-"""Says what a clip shows, by classical means: needs NumPy, knows nothing of the model.
+"""Says what a clip of shapes shows, by classical means: needs NumPy, knows nothing of the model.
 
 Background: median of the frame's rim. Foreground: pixels on the line from the background's colour
 to the object's, past its middle; its largest connected blob is the object. Colour and tone: nearest
@@ -37,6 +37,10 @@ class Finding:
     tone: str | None = None
     steady: bool = False
     shape_iou: float = 0.0
+
+
+RANKED_BY = ("colour", "shape", "motion")  # attributes that all must be right in a good clip
+AVERAGES = {"steady": "steady", "mean_shape_iou": "shape_iou"}  # further figures: fields of Finding
 
 
 def neighbours(field):
@@ -95,7 +99,7 @@ def ideal_covers(shape, centre, area):
 
 def shape_ious(covers, areas, centres):
     """{shape: mean IoU over frames} of blob covers [F, H, W]."""
-    totals = dict.fromkeys(grammar.SHAPES, 0.0)
+    totals = dict.fromkeys(grammar.SHAPES.attributes["shape"], 0.0)
     for cover, area, centre in zip(covers, areas, centres):
         for name, ideal in ideal_covers(cover.shape, centre, area).items():
             totals[name] += np.minimum(cover, ideal).sum() / np.maximum(cover, ideal).sum()
@@ -150,18 +154,3 @@ def inspect(video):
         and areas.std() <= MOST_AREA_VARIATION * areas.mean()
     )
     return finding
-
-
-def figures(findings, captions):
-    """Share of clips whose finding matches the caption, by attribute and for the main three."""
-    pairs = list(zip(findings, captions))
-
-    def share(*names):
-        right = [all(getattr(f, n) == getattr(c, n) for n in names) for f, c in pairs]
-        return round(sum(right) / len(right), 4)
-
-    result = {name: share(name) for name in grammar.ATTRIBUTES}
-    result["colour_shape_motion"] = share("colour", "shape", "motion")
-    result["steady"] = round(sum(f.steady for f in findings) / len(findings), 4)
-    result["mean_shape_iou"] = round(float(np.mean([f.shape_iou for f in findings])), 4)
-    return result

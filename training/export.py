@@ -27,7 +27,22 @@ def named_parameters(model, text_table):
 
 
 def write_json(path, value):
-    path.write_text(json.dumps(value, indent=2) + "\n", encoding="utf-8")
+    replace_whole(path, lambda part: part.write_text(json.dumps(value, indent=2) + "\n", "utf-8"))
+
+
+def read_json(path):
+    return json.loads(path.read_text(encoding="utf-8"))
+
+
+def write_tensors(path, tensors, metadata):
+    replace_whole(path, lambda part: save_file(tensors, part, metadata))
+
+
+def replace_whole(path, write):
+    """Calls write(part) for a file beside `path`, which then takes its place."""
+    part = path.with_name(path.name + ".part")
+    write(part)
+    part.replace(path)
 
 
 def write_weights(folder, values):
@@ -38,8 +53,8 @@ def write_weights(folder, values):
             text[name.removeprefix(TEXT_PREFIX)] = value.detach().float().cpu().contiguous()
         else:
             transformer[name] = value.detach().bfloat16().cpu().contiguous()
-    save_file(transformer, folder / WEIGHTS, {"format": "pt"})
-    save_file(text, folder / TEXT_TABLE, {"format": "pt", "rule": TEXT_RULE})
+    write_tensors(folder / WEIGHTS, transformer, {"format": "pt"})
+    write_tensors(folder / TEXT_TABLE, text, {"format": "pt", "rule": TEXT_RULE})
 
 
 def write_configuration(folder, config, vocab, shift):
@@ -80,27 +95,26 @@ def diffuseness(q, k, queries=256):
     return ((mass < 0.9).sum(-1) + 1).float().mean(-1) / tokens
 
 
-def write_attention(folder, q, k, v, metadata):
+def write_attention(folder, q, k, v, grid, metadata):
     """q, k, v [1, 2, N, D] bf16 of the most concentrated and the most diffuse head.
 
-    q, k, v come as [F, T, H, D], frames of one clip. Returns the figures of all heads and the
-    file's metadata.
+    q, k, v come as [F, T, H, D], frames of one clip; grid: its tokens (F, height, width). Returns
+    the figures of all heads and the file's metadata.
     """
-    grid_frames, heads = q.shape[0], q.shape[2]
-    side = math.isqrt(q.shape[1])
+    heads, head_dim = q.shape[2:]
     by_head = [x.flatten(0, 1).transpose(0, 1) for x in (q, k, v)]  # [H, N, D]
     spread = diffuseness(*by_head[:2]).tolist()
     chosen = [min(range(heads), key=spread.__getitem__), max(range(heads), key=spread.__getitem__)]
     metadata = metadata | {
-        "grid": f"{grid_frames},{side},{side}",
+        "grid": ",".join(map(str, grid)),
         "heads": ",".join(map(str, chosen)),
         "branch": "cond",
         "order": "frame-major (t,h,w)",
-        "note": "after RMSNorm(across heads)+RoPE; softmax scale 1/sqrt(64) not applied",
+        "note": f"after RMSNorm(across heads)+RoPE; softmax scale 1/sqrt({head_dim}) not applied",
     }
     tensors = {
         name: x[None, chosen].bfloat16().cpu().contiguous() for name, x in zip("qkv", by_head)
     }
     name = f"qkv_layer{metadata['layer']}_step{metadata['step']}.safetensors"
-    save_file(tensors, folder / name, metadata)
+    write_tensors(folder / name, tensors, metadata)
     return {"file": name, "diffuseness_by_head": [round(x, 4) for x in spread], **metadata}

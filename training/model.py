@@ -1,10 +1,11 @@
 # SPDX-License-Identifier: Apache-2.0
 """The video transformer: parameters and arithmetic of diffusers' WanTransformer3DModel.
 
-Letters: B clips, F frames, R = B·F rows, T tokens of one frame, D channels, H heads, L text
-positions. Everything but self-attention treats the frames of all clips as independent rows, so
-that any number of clips of any length with the same R has the same shapes: the two compiled parts
-of a block serve every phase of the curriculum, and the cost of compiling is paid once.
+Letters: B clips, F frames, R = B·F rows, T tokens of one frame, D channels, H heads, E channels of
+a head, L text positions. Everything but self-attention treats the frames of all clips as
+independent rows, so that any number of clips of any length with the same R has the same shapes: the
+two compiled parts of a block serve every phase of the curriculum, and the cost of compiling is paid
+once.
 """
 import math
 
@@ -13,7 +14,7 @@ from torch import nn
 from torch.nn import functional
 from torch.nn.attention import SDPBackend, sdpa_kernel
 
-import grammar
+from grammar import TEXT_LENGTH
 
 TEXT_CHANNELS = 64
 # cuDNN's attention is 1.6 times as fast as FlashAttention 2 on an H100: 16 against 26 ms, forward
@@ -52,35 +53,70 @@ def layer_norm(x, eps):
 
 
 def rotate(x, rope):
-    """Turns neighbouring pairs of channels; x f32 [R, T, H, 64], rope = cos, sin [R, T, 1, 32]."""
+    """Turns neighbouring pairs of channels; x f32 [R, T, H, E], rope = cos, sin [R, T, 1, E/2]."""
     cos, sin = rope
     even, odd = x.unflatten(-1, (-1, 2)).unbind(-1)
     return torch.stack([even * cos - odd * sin, even * sin + odd * cos], -1).flatten(-2)
 
 
-def rope_tables(frames, height, width, head_dim=64):
-    """cos, sin [F, height·width, 1, head_dim/2] at the frame numbers `frames` [F], in tokens."""
+ROPE_THETA = 10000.0  # of diffusers' Wan
+
+
+def rope_angles(positions, channels, theta):
+    """Angles f64 [N, channels/2] of positions [N] on one axis of the rotary embedding."""
+    even = torch.arange(0, channels, 2, device=positions.device, dtype=torch.float64)
+    return torch.outer(positions.double(), theta ** -(even / channels))
+
+
+def rope_channels(head_dim):
+    """How many channels of a head stand for time, height and width."""
     spatial = 2 * (head_dim // 6)
+    return head_dim - 2 * spatial, spatial, spatial
+
+
+def rope_tables(frames, height, width, head_dim, theta=ROPE_THETA):
+    """cos, sin [F, height·width, 1, head_dim/2] at the frame numbers `frames` [F], in tokens."""
     device = frames.device
-
-    def angles(positions, channels):
-        exponents = torch.arange(0, channels, 2, device=device, dtype=torch.float64) / channels
-        return torch.outer(positions.double(), 10000.0**-exponents)
-
+    in_time, in_height, in_width = rope_channels(head_dim)
     shape = (len(frames), height, width, -1)
+    rows, columns = torch.arange(height, device=device), torch.arange(width, device=device)
     parts = (
-        angles(frames, head_dim - 2 * spatial)[:, None, None].expand(shape),
-        angles(torch.arange(height, device=device), spatial)[None, :, None].expand(shape),
-        angles(torch.arange(width, device=device), spatial)[None, None].expand(shape),
+        rope_angles(frames, in_time, theta)[:, None, None].expand(shape),
+        rope_angles(rows, in_height, theta)[None, :, None].expand(shape),
+        rope_angles(columns, in_width, theta)[None, None].expand(shape),
     )
     whole = torch.cat(parts, -1).reshape(len(frames), height * width, 1, -1)
     return whole.cos().float(), whole.sin().float()
 
 
-def joint_attention(q, k, v, clips):
-    """Attention over all tokens of each clip; q, k, v and the result [R, T, H, 64]."""
+def usable_attention(device, lengths, heads, head_dim, is_causal=False):
+    """ATTENTION_PRIORITY from the first backend on that runs, both ways, for all these tokens.
+
+    PyTorch itself falls back only from what it knows to be unsupported, not from an error of cuDNN.
+    """
+    if device.type != "cuda":
+        return ATTENTION_PRIORITY
+    for first, backend in enumerate(ATTENTION_PRIORITY):
+        try:
+            for tokens in lengths:
+                shape = (1, tokens, heads, head_dim)
+                x = torch.randn(shape, device=device, dtype=torch.bfloat16, requires_grad=True)
+                y = x.transpose(1, 2)
+                with sdpa_kernel(backend):
+                    y = functional.scaled_dot_product_attention(y, y, y, is_causal=is_causal)
+                y.float().square().mean().backward()
+            torch.cuda.synchronize()
+            print(f"attention: {backend}", flush=True)
+            return ATTENTION_PRIORITY[first:]
+        except RuntimeError as error:
+            print(f"{backend} cannot do {shape}: {error}", flush=True)
+    raise RuntimeError(f"no attention backend takes {heads} heads of {head_dim}")
+
+
+def joint_attention(q, k, v, clips, backends):
+    """Attention over all tokens of each clip; q, k, v and the result [R, T, H, E]."""
     by_clip = [x.reshape(clips, -1, *x.shape[2:]).transpose(1, 2) for x in (q, k, v)]
-    with sdpa_kernel(ATTENTION_PRIORITY, set_priority=True):
+    with sdpa_kernel(backends, set_priority=True):
         attended = functional.scaled_dot_product_attention(*by_clip).transpose(1, 2)
     # Other strides than before would compile what follows once more.
     return attended.contiguous().reshape(q.shape)
@@ -113,7 +149,7 @@ class Attention(nn.Module):
         self.norm_k = RmsNorm(channels, eps)
 
     def project(self, x, source, rope=None):
-        """q of x [R, T, D], k and v of source [R, S, D], each [R, T or S, H, 64]."""
+        """q of x [R, T, D], k and v of source [R, S, D], each [R, T or S, H, E]."""
         v = self.to_v(source)
         q, k = self.norm_q(self.to_q(x)), self.norm_k(self.to_k(source))
         q, k, v = (y.unflatten(-1, (self.heads, -1)) for y in (q, k, v))
@@ -157,13 +193,13 @@ class Block(nn.Module):
         self.scale_shift_table = nn.Parameter(torch.randn(1, 6, channels) / channels**0.5)
 
     def project(self, x, modulation, rope):
-        """q, k, v [R, T, H, 64] of self-attention; x [R, T, D], modulation f32 [R, 6, D]."""
+        """q, k, v [R, T, H, E] of self-attention; x [R, T, D], modulation f32 [R, 6, D]."""
         shift, scale = (self.scale_shift_table + modulation)[:, :2].chunk(2, 1)
         normed = (layer_norm(x, self.eps) * (1 + scale) + shift).to(x.dtype)
         return self.attn1.project(normed, normed, rope)
 
     def mix(self, x, attended, text, modulation):
-        """The block's output [R, T, D] from self-attention's [R, T, H, 64]; text [R, L, D]."""
+        """The block's output [R, T, D] from self-attention's [R, T, H, E]; text [R, L, D]."""
         _, _, gate, ffn_shift, ffn_scale, ffn_gate = (
             self.scale_shift_table + modulation
         ).chunk(6, 1)
@@ -234,6 +270,7 @@ class VideoTransformer(nn.Module):
         self.blocks = nn.ModuleList(Block(config) for _ in range(config["num_layers"]))
         self.proj_out = nn.Linear(channels, config["out_channels"] * self.patch**2)
         self.scale_shift_table = nn.Parameter(torch.randn(1, 2, channels) / channels**0.5)
+        self.attention_backends = ATTENTION_PRIORITY
         self._project, self._mix = Block.project, Block.mix
 
     def compile_blocks(self):
@@ -242,7 +279,7 @@ class VideoTransformer(nn.Module):
         self._mix = torch.compile(Block.mix, dynamic=False)
 
     def forward(self, video, timestep, text, frames=None, observe=None):
-        """Velocity noise - clip [B, C, F, P, P] of a noisy video of the same shape.
+        """Velocity noise - clip [B, C, F, height, width] of a noisy video of the same shape.
 
         timestep [B] = 1000 · noise level; text [B, L, text_dim]; frames [F]: frame numbers, all
         from 0 on if None; observe(layer, q, k, v) sees the inputs of self-attention.
@@ -250,7 +287,8 @@ class VideoTransformer(nn.Module):
         clips, _, count, height, width = video.shape
         if frames is None:
             frames = torch.arange(count, device=video.device)
-        rope = rope_tables(frames, height // self.patch, width // self.patch)
+        head_dim = self.config["attention_head_dim"]
+        rope = rope_tables(frames, height // self.patch, width // self.patch, head_dim)
         rope = tuple(table.repeat(clips, 1, 1, 1) for table in rope)
         embedding, modulation = self.condition_embedder.embed_time(timestep)
         text = self.condition_embedder.text_embedder(text)
@@ -263,14 +301,15 @@ class VideoTransformer(nn.Module):
             q, k, v = self._project(block, x, modulation, rope)
             if observe is not None:
                 observe(layer, q, k, v)
-            x = self._mix(block, x, joint_attention(q, k, v, clips), text, modulation)
+            attended = joint_attention(q, k, v, clips, self.attention_backends)
+            x = self._mix(block, x, attended, text, modulation)
 
         shift, scale = (self.scale_shift_table + embedding[:, None]).chunk(2, 1)
         normed = layer_norm(x, self.config["eps"]) * (1 + scale) + shift
         return self._join_patches(self.proj_out(normed.to(x.dtype)), video.shape)
 
     def _embed_patches(self, video):
-        """[R, T, D] of [B, C, F, P, P]; a matrix product, which is what the convolution is."""
+        """[R, T, D] of [B, C, F, height, width]; a matrix product, as the convolution is."""
         clips, channels, count, height, width = video.shape
         p = self.patch
         cells = video.reshape(clips, channels, count, height // p, p, width // p, p)
@@ -281,7 +320,7 @@ class VideoTransformer(nn.Module):
         )
 
     def _join_patches(self, x, shape):
-        """[B, C, F, P, P] of [R, T, p·p·C]."""
+        """[B, C, F, height, width] of [R, T, p·p·C]."""
         clips, channels, count, height, width = shape
         p = self.patch
         cells = x.reshape(clips, count, height // p, width // p, p, p, channels)
@@ -294,7 +333,7 @@ class TextTable(nn.Module):
     def __init__(self, words):
         super().__init__()
         self.token_embedding = nn.Embedding(words, TEXT_CHANNELS)
-        self.position_embedding = nn.Embedding(grammar.TEXT_LENGTH, TEXT_CHANNELS)
+        self.position_embedding = nn.Embedding(TEXT_LENGTH, TEXT_CHANNELS)
 
     def forward(self, ids):
         """[B, L, TEXT_CHANNELS] of ids [B, L].

@@ -4,8 +4,8 @@ import dataclasses
 
 import torch
 
-import grammar
-import world
+import world as world_module
+from grammar import encode
 from trainer import shifted
 
 
@@ -27,7 +27,7 @@ class Sampler:
 
     @torch.no_grad()
     def run(self, model, text_table, ids, noise, observe=None):
-        """Clips [B, 3, F, P, P] for ids [B, L] from noise of their shape.
+        """Clips [B, 3, F, H, W] for ids [B, L] from noise of their shape.
 
         observe(step, layer, q, k, v) sees the inputs of self-attention; with guidance the clips
         with captions come first in them, then those without.
@@ -51,14 +51,14 @@ class Sampler:
         return video
 
 
-def noise_of(index, pixels, device):
-    """Noise [1, 3, F, P, P] of the evaluation's clip number `index`."""
-    generator = torch.Generator(device=device).manual_seed(index)
-    shape = (1, 3, world.FRAMES, pixels, pixels)
-    return torch.randn(shape, generator=generator, device=device)
+def noise_of(index, world):
+    """Noise [1, 3, F, H, W] of the evaluation's clip number `index`."""
+    generator = torch.Generator(device=world.device).manual_seed(index)
+    shape = (1, 3, world_module.FRAMES, world.height, world.width)
+    return torch.randn(shape, generator=generator, device=world.device)
 
 
-def caption_ids(captions, vocab, device):
+def caption_ids(captions, world):
     """[B, L] ids of captions."""
-    ids = [grammar.encode(vocab, caption.text()) for caption in captions]
-    return torch.tensor(ids, device=device)
+    ids = [encode(world.vocab, world.grammar.text(caption)) for caption in captions]
+    return torch.tensor(ids, device=world.device)

@@ -1,6 +1,9 @@
 # SPDX-License-Identifier: Apache-2.0
 """The training loop: a curriculum of clip lengths by share of the time, with a hard stop.
 
+What is learnt is an objective: `batch(clips, frames)` makes the tensors of a step by name,
+`loss(batch)` runs the model on them. Denoising is that of the video models.
+
 Attention over a whole clip of 16,384 tokens costs far more than all else, so the model learns what
 shapes and colours look like from single frames, motion from short clips with frames further apart,
 and only then whole clips. Every step has the same number of frames (rows), whatever the phase.
@@ -14,6 +17,7 @@ import torch
 from torch.nn import functional
 
 import world as world_module
+from optimiser import MuonAdamW, RunningMean
 
 CAPTION_DROPOUT = 0.1  # share of samples without a caption, for classifier-free guidance
 WARM_UP_STEPS = 100
@@ -38,6 +42,7 @@ class Settings:
     rows: int  # frames per step, over all clips
     muon_rate: float
     adam_rate: float
+    mean_decay: float  # of the running mean of weights
     decay_from: float  # share of the time after which the rates fall linearly
     graph: bool
     log_every: int
@@ -79,13 +84,29 @@ def make_batch(world, clips, frames):
     }
 
 
-class Trainer:
-    def __init__(self, model, text_table, world, optimiser, mean, settings):
+class Denoising:
+    """The velocity of noisy clips of a world, for a video model and its text table."""
+
+    def __init__(self, model, text_table, world):
         self.model, self.text_table, self.world = model, text_table, world
-        self.optimiser, self.mean, self.settings = optimiser, mean, settings
-        self.parameters = [*model.parameters(), *text_table.parameters()]
-        self.device = world.device
-        self.on_gpu = self.device.type == "cuda"
+
+    def batch(self, clips, frames):
+        return make_batch(self.world, clips, frames)
+
+    def loss(self, batch):
+        text = self.text_table(batch["ids"])
+        velocity = self.model(batch["noisy"], batch["timestep"], text, batch["frames"])
+        return functional.mse_loss(velocity.float(), batch["target"])
+
+
+class Trainer:
+    def __init__(self, objective, named_parameters, device, settings):
+        named_parameters = list(named_parameters)
+        self.objective, self.device, self.settings = objective, device, settings
+        self.parameters = [parameter for _, parameter in named_parameters]
+        self.optimiser = MuonAdamW(named_parameters)
+        self.mean = RunningMean(named_parameters, settings.mean_decay)
+        self.on_gpu = device.type == "cuda"
         self.log = []
         self.steps = 0
         self.clips = 0
@@ -139,14 +160,12 @@ class Trainer:
             torch.cuda.current_stream().synchronize()
 
     def _batch(self, phase):
-        return make_batch(self.world, self.settings.rows // phase.frames, phase.frames)
+        return self.objective.batch(self.settings.rows // phase.frames, phase.frames)
 
     def _accumulate(self, batch):
         """Gradients of one batch; adds its loss to the sum."""
         with torch.autocast(self.device.type, torch.bfloat16, enabled=self.on_gpu):
-            text = self.text_table(batch["ids"])
-            velocity = self.model(batch["noisy"], batch["timestep"], text, batch["frames"])
-        loss = functional.mse_loss(velocity.float(), batch["target"])
+            loss = self.objective.loss(batch)
         loss.backward()
         self._loss_sum += loss.detach()
 
