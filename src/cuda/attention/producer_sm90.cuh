@@ -121,7 +121,7 @@ struct Producer {
       const bool is_finest = box >> BoxPlan::kGroupBits == semantics::kFinestLevel;
       if (elect_one()) {
         copy_box(base + static_cast<std::uint32_t>(granule * Storage::kGranuleBytes),
-                 &map[(box >> BoxPlan::kGroupBits) - 1U], is_finest ? finest_c2 : 0,
+                 &map[(box >> BoxPlan::kGroupBits) - 1U], 0, 0, is_finest ? finest_c2 : 0,
                  static_cast<int>(box & BoxPlan::kNoGroup), is_finest ? finest_c4 : pooled_c4,
                  full);
       }

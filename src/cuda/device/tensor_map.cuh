@@ -37,16 +37,6 @@ __device__ inline void expect_bytes(Barrier* barrier, std::uint32_t bytes) {
       : "memory");
 }
 
-/// Copies the box at coordinates {0, 0, c2, c3, c4}; its bytes count towards `full`.
-__device__ inline void copy_box(std::uint32_t shared, const CUtensorMap* map, int c2, int c3,
-                                int c4, Barrier* full) {
-  asm volatile(
-      "cp.async.bulk.tensor.5d.shared::cluster.global.tile.mbarrier::complete_tx::bytes [%0], [%1, "
-      "{%3, %3, %4, %5, %6}], [%2];" ::"r"(shared),
-      "l"(map), "r"(shared_address(full)), "r"(0), "r"(c2), "r"(c3), "r"(c4)
-      : "memory");
-}
-
 /// Copies the box at coordinates {c0, .., c4}; its bytes count towards `full`.
 __device__ inline void copy_box(std::uint32_t shared, const CUtensorMap* map, int c0, int c1,
                                 int c2, int c3, int c4, Barrier* full) {
