@@ -60,19 +60,25 @@ Config published_prefill() {
   return with_similarity(config, {0.75F, 0.70F, 0.70F});
 }
 
-Config prefill(double density) {
+/// The best blocks in full, all others as means with their first-order term (docs/quality.md).
+Config best_blocks(double density) {
   Config config;
-  config.importance = Importance::kAntidiagonal;
-  config.causal = true;
-  config.sink_blocks = 1;
+  config.num_levels = 1;
+  config.rest = Rest::kLinear;
   config.budget = budget_for_density(config, density);
   return config;
 }
 
+Config prefill(double density) {
+  Config config = best_blocks(density);
+  config.causal = true;
+  config.sink_blocks = 1;
+  return config;
+}
+
 Config along_grid(double density) {
-  Config config;
+  Config config = best_blocks(density);
   config.reorder = Reorder::kGilbert;
-  config.budget = budget_for_density(config, density);
   return config;
 }
 
@@ -91,13 +97,13 @@ std::vector<PresetEntry> make_presets() {
   const Config cog = published(128, kQuota, {0.10F, 0.15F, 0.15F, 0.35F});
   const Config wan_1b = published(128, kThreshold, {0.50F, 0.60F, 0.70F, 0.80F});
   return {
-      {"balanced", "density .15 along the Gilbert curve, rest as means", along_grid(0.15), 0, 16,
-       16, 4, 0},
-      {"quality", "density .25 along the Gilbert curve, rest as means", along_grid(0.25), 0, 16, 16,
-       4, 0},
-      {"speed", "density .08 along the Gilbert curve, rest as means", along_grid(0.08), 0, 16, 16,
-       4, 0},
-      {"prefill", "video LLM prefill: causal, density .25, sink block, rest as means",
+      {"balanced", "density .15 along the Gilbert curve, one level, rest linear", along_grid(0.15),
+       0, 16, 16, 4, 0},
+      {"quality", "density .25 along the Gilbert curve, one level, rest linear", along_grid(0.25),
+       0, 16, 16, 4, 0},
+      {"speed", "density .08 along the Gilbert curve, one level, rest linear", along_grid(0.08), 0,
+       16, 16, 4, 0},
+      {"prefill", "video LLM prefill: causal, density .25, sink block, one level, rest linear",
        prefill(0.25), 0, 28, 28, 2, 0},
       {"dense", "every block at level 1", dense(), 0, 1, 1, 1, 0},
       {"wan2.1-14b", "published psa_balanced of Wan2.1_14b",

@@ -34,7 +34,7 @@ TEST(Presets, AreValidAndNamedOnce) {
 TEST(Presets, PublishedOnesSkipTheRest) {
   const std::set<std::string> own{"balanced", "quality", "speed", "prefill"};
   for (const PresetEntry& preset : presets()) {
-    EXPECT_EQ(preset.config.rest == Rest::kMean, own.contains(preset.name)) << preset.name;
+    EXPECT_EQ(preset.config.rest == Rest::kLinear, own.contains(preset.name)) << preset.name;
   }
 }
 

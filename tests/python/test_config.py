@@ -61,7 +61,8 @@ def test_values_may_be_the_command_lines_text():
         "preset=balanced rule=quota,.1,.2 block=64x32 tile=3,8,8 causal similarity=none levels=3"
     )
     assert from_text == psa.Config(
-        budget=(0.1, 0.2, 0.2), block=(64, 32), tile=(3, 8, 8), causal=True, order="gilbert"
+        budget=(0.1, 0.2, 0.2), rest="linear", block=(64, 32), tile=(3, 8, 8), causal=True,
+        order="gilbert",
     )
 
 

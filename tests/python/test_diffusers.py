@@ -378,36 +378,11 @@ def test_weights_and_configuration_are_untouched(wan, tmp_path):
 # ---- options -------------------------------------------------------------------------------------
 
 
-@pytest.mark.parametrize(
-    ("settings", "expected"),
-    [
-        (dict(num_layers=30, num_attention_heads=12), "wan2.1-1.3b"),
-        (dict(num_layers=40, num_attention_heads=40), "wan2.1-14b"),
-        (dict(num_layers=30, num_attention_heads=24), "wan2.2-5b"),
-        (dict(num_layers=3), "balanced"),
-    ],
-)
-def test_auto_of_wan_goes_by_the_size(settings, expected):
-    from psa.adapters.families import auto_preset
-
-    with torch.device("meta"):
-        model = tiny.wan_transformer(**settings)
-    assert auto_preset({"transformer": model}) == expected
-
-
-def test_auto_of_two_large_transformers_is_wan22():
-    from psa.adapters.families import auto_preset
-
-    with torch.device("meta"):
-        model = tiny.wan_transformer(num_layers=40, num_attention_heads=40)
-    assert auto_preset({"transformer": model, "transformer_2": model}) == "wan2.2-a14b"
-
-
 def test_warm_up_of_presets(tmp_path):
     from psa.adapters.policy import resolve
 
     assert resolve("balanced", {}, "").warmup == 0.1
-    assert resolve("auto", {}, "wan2.1-14b").warmup == pytest.approx(15 / 50)
+    assert resolve("wan2.1-14b", {}, "").warmup == pytest.approx(15 / 50)
     assert resolve("wan2.2-a14b", {}, "").warmup == pytest.approx(12 / 40)
     assert resolve("cogvideox-5b-4steps", {}, "").warmup == 0
     pytest.importorskip("yaml")

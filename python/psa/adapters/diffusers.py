@@ -57,8 +57,7 @@ def enable(
         target: a pipeline with a `transformer` (and maybe a `transformer_2`) of a class that
             docs/diffusers.md lists, or such a transformer. Enabling again replaces the options.
         preset: a name of `psa.presets()`, the path of a YAML file, settings as text
-            ("order=gilbert density=.2"), a Config or a Preset; "auto": by the class and the size
-            of the model.
+            ("order=gilbert density=.2"), a Config or a Preset; "auto": "balanced".
         warmup: dense steps at the start: a count, or as a float the fraction 0..1 of the steps,
             rounded up. Left out: the preset's, and a tenth for presets that name none.
         dense_layers: self-attention layers that are always dense, from 0; negative ones count from
@@ -83,7 +82,7 @@ def enable(
     models = transformers_of(target)
     for model in models.values():
         families.family_of(model)
-    choice = policy.resolve(preset, overrides, families.auto_preset(models))
+    choice = policy.resolve(preset, overrides, "balanced")
     pipeline = None if isinstance(target, nn.Module) else target
     notices = Notices(_LOGGER, strict)
     if warmup is None:

@@ -41,8 +41,6 @@ class Family:
     layout: Callable[[Any, Mapping[str, Any]], TokenLayout | None]
     """Of a forward call of the model: (model, its arguments by name); None where the arguments
     do not tell it."""
-    preset: Callable[[Any], str]
-    """Name of the preset that "auto" means for a model."""
 
 
 def family_of(model: nn.Module) -> Family:
@@ -74,24 +72,10 @@ def self_attention(model: nn.Module) -> list[tuple[str, nn.Module]]:
     return layers
 
 
-def auto_preset(models: Mapping[str, nn.Module]) -> str:
-    """What the preset "auto" means for the transformers of a pipeline."""
-    model = models["transformer"] if "transformer" in models else next(iter(models.values()))
-    name = family_of(model).preset(model)
-    return "wan2.2-a14b" if name == "wan2.1-14b" and len(models) == 2 else name
-
-
 def _wan_layout(model: Any, arguments: Mapping[str, Any]) -> TokenLayout:
     frames, height, width = arguments["hidden_states"].shape[-3:]  # [B,C,F,H,W]
     patch_frames, patch_height, patch_width = model.config.patch_size
     return TokenLayout((frames // patch_frames, height // patch_height, width // patch_width))
-
-
-def _wan_preset(model: Any) -> str:
-    """The published presets belong to sizes of the model: (layers, heads)."""
-    size = (model.config.num_layers, model.config.num_attention_heads)
-    known = {(30, 12): "wan2.1-1.3b", (40, 40): "wan2.1-14b", (30, 24): "wan2.2-5b"}
-    return known.get(size, "balanced")
 
 
 def _cogvideox_layout(model: Any, arguments: Mapping[str, Any]) -> TokenLayout:
@@ -102,13 +86,6 @@ def _cogvideox_layout(model: Any, arguments: Mapping[str, Any]) -> TokenLayout:
         (frames // patch_frames, height // patch, width // patch),
         text_tokens=arguments["encoder_hidden_states"].shape[1],
     )
-
-
-def _cogvideox_preset(model: Any) -> str:
-    if (model.config.num_layers, model.config.num_attention_heads) != (42, 48):
-        return "balanced"
-    is_first = getattr(model.config, "patch_size_t", None) is None
-    return "cogvideox-5b" if is_first else "cogvideox1.5-5b"
 
 
 def _hunyuan_layout(model: Any, arguments: Mapping[str, Any]) -> TokenLayout:
@@ -131,20 +108,15 @@ def _ltx_layout(model: Any, arguments: Mapping[str, Any]) -> TokenLayout | None:
     return TokenLayout((frames // patch_frames, height // patch, width // patch))
 
 
-def _balanced(model: Any) -> str:
-    del model
-    return "balanced"
-
-
 FAMILIES = {
-    "WanTransformer3DModel": Family(re.compile(r"blocks\.\d+\.attn1"), _wan_layout, _wan_preset),
+    "WanTransformer3DModel": Family(re.compile(r"blocks\.\d+\.attn1"), _wan_layout),
     "CogVideoXTransformer3DModel": Family(
-        re.compile(r"transformer_blocks\.\d+\.attn1"), _cogvideox_layout, _cogvideox_preset
+        re.compile(r"transformer_blocks\.\d+\.attn1"), _cogvideox_layout
     ),
     "HunyuanVideoTransformer3DModel": Family(
-        re.compile(r"(single_)?transformer_blocks\.\d+\.attn"), _hunyuan_layout, _balanced
+        re.compile(r"(single_)?transformer_blocks\.\d+\.attn"), _hunyuan_layout
     ),
     "LTXVideoTransformer3DModel": Family(
-        re.compile(r"transformer_blocks\.\d+\.attn1"), _ltx_layout, _balanced
+        re.compile(r"transformer_blocks\.\d+\.attn1"), _ltx_layout
     ),
 }
