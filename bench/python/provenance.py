@@ -5,8 +5,12 @@ import sys
 
 
 def commit():
-    found = subprocess.run(["git", "rev-parse", "--short", "HEAD"], capture_output=True, text=True,
-                           check=False)
+    """Of the working tree; nothing where there is no git, as on machines that get a copy."""
+    try:
+        found = subprocess.run(["git", "rev-parse", "--short", "HEAD"], capture_output=True,
+                               text=True, check=False)
+    except OSError:
+        return ""
     return found.stdout.strip()
 
 

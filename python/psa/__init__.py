@@ -21,6 +21,7 @@ from .published import PSAConfig
 
 if TYPE_CHECKING:
     from . import transformers
+    from ._plot import plot
     from .adapters import disable, enable, enabled, summary
     from .torch_module import PSAAttention
 
@@ -42,6 +43,7 @@ __all__ = [
     "enable",
     "enabled",
     "library_path",
+    "plot",
     "preset",
     "preset_from_yaml",
     "presets",
@@ -63,6 +65,10 @@ def __getattr__(name: str) -> Any:
         from .torch_module import PSAAttention
 
         return PSAAttention
+    if name == "plot":
+        from ._plot import plot
+
+        return plot
     if name in _ADAPTERS:
         from . import adapters
 

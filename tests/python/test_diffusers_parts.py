@@ -11,7 +11,7 @@ torch = pytest.importorskip("torch")
 
 import psa  # noqa: E402
 from psa.adapters.policy import Policy, resolve  # noqa: E402
-from psa.adapters.report import map_density, rows_error  # noqa: E402
+from psa.adapters.report import Row, Summary, map_density, rows_error  # noqa: E402
 from psa.adapters.steps import Step, StepClock  # noqa: E402
 
 
@@ -99,3 +99,21 @@ def test_error_of_sampled_rows_is_that_of_all_rows_when_all_are_sampled():
     assert float(error) == pytest.approx(float(noise.norm() / dense.norm()), rel=1e-4)
     shorter = torch.nn.functional.scaled_dot_product_attention(q, k[:, :, :30], v[:, :, :30])
     assert float(rows_error(q, k, v, shorter, 50, (30,), None)) < 1e-6
+
+
+def test_a_picture_of_layers_and_steps():
+    pytest.importorskip("matplotlib")
+    rows = [
+        Row(step, layer, step > 0, density, ms=1.0, error=None)
+        for step, layer, density in ((0, "b", 1.0), (0, "a", 1.0), (1, "b", 0.25), (1, "a", 0.5))
+    ]
+    axes, _ = psa.plot(Summary(rows, [])).axes
+    assert np.asarray(axes.images[0].get_array()).tolist() == [[1, 0.25], [1, 0.5]]
+    assert [label.get_text() for label in axes.get_yticklabels()] == ["b", "a"]  # as they ran
+    assert "0.6875" in axes.get_title()
+    with pytest.raises(ValueError, match="'speed'; allowed: density, error, ms"):
+        psa.plot(Summary(rows, []), value="speed")
+    with pytest.raises(ValueError, match="the summary has no error"):
+        psa.plot(Summary(rows, []), value="error")
+    with pytest.raises(ValueError, match="the summary has no density"):
+        psa.plot(Summary([], []))

@@ -266,7 +266,9 @@ def test_torch_is_not_imported_for_numpy():
     subprocess.run([sys.executable, "-c", code], check=True)
 
 
-def test_code_of_the_guide_runs():
+def test_code_of_the_guide_runs(tmp_path, monkeypatch):
+    pytest.importorskip("matplotlib")
+    monkeypatch.chdir(tmp_path)
     names = {}
     for block in code_blocks("docs/python.md", "python"):
         exec(compile(block, "<docs/python.md>", "exec"), names)

@@ -164,6 +164,27 @@ def test_short_prompts_layers_and_decoding_are_what_sdpa_computes(decoder, calls
     assert len(calls) == 1
 
 
+def test_settings_of_single_layers(decoder, monkeypatch):
+    configs = []
+
+    def record(q, k, v, **options):
+        configs.append(options["config"])
+        return psa.attention(q, k, v, **options)
+
+    monkeypatch.setattr(adapter, "attention", record)
+    sparse = psa.Config(block=(32, 32))
+    by_head = psa.Config(block=(32, 32), head_density=(0.2, 0.3, 0.5, 0.9))
+    register(psa.Preset("", "", sparse, layers={1: by_head}), rest="skip")
+    logits(decoder, "psa", words(0))
+    assert [config.head_density for config in configs] == [None, (0.2, 0.3, 0.5, 0.9)]
+    assert {config.rest for config in configs} == {"skip"}  # overrides hold for every layer
+
+    dense = psa.preset("dense").config
+    register(psa.Preset("", "", sparse, layers={0: dense, 1: dense}))
+    expected = logits(decoder, "sdpa", words(0))
+    torch.testing.assert_close(logits(decoder, "psa", words(0)), expected, rtol=0, atol=1e-5)
+
+
 def test_several_names_have_their_own_options(decoder, calls):
     inputs = words(0)
     assert register(name="psa-first", dense_layers=(0,)) == "psa-first"
@@ -214,6 +235,10 @@ def test_training_and_missing_kernels_stay_dense(decoder, caplog, monkeypatch):
     ("options", "text"),
     [
         (dict(preset="balanced"), "order is 'gilbert'"),
+        (
+            dict(preset=psa.Preset("", "", psa.Config(), layers={3: psa.Config(order="gilbert")})),
+            "order is 'gilbert' in layer 3",
+        ),
         (dict(preset="fast"), "preset is 'fast'"),
         (dict(min_tokens=1), "min_tokens is 1"),
         (dict(densty=0.2), "'densty' is not known"),

@@ -370,6 +370,15 @@ class _Call:
         self._layer.adapter.session.notices.dense(self._layer.name, reason)
         return dense()
 
+    def shard_refusal(self) -> str | None:
+        layout = self._layer.adapter.layout
+        assert layout is not None
+        if layout.text_tokens:
+            return "context parallelism of a sequence with text tokens"
+        if self._config.head_density is not None:
+            return "context parallelism with a density for each head"
+        return None
+
     def _refusal(self, q: torch.Tensor, k: torch.Tensor) -> str | None:
         layout = self._layer.adapter.layout
         assert layout is not None
@@ -411,7 +420,7 @@ class _Call:
             text_tokens=layout.text_tokens,
             text_side=layout.text_side,
             scale=scale,
-            kv_lengths=lengths,
+            kv_lengths=None if lengths is None else report.lengths_on(q.device, lengths),
             levels=None if kept is None else kept.levels,
             return_levels=True,
             num_threads=session.num_threads,

@@ -3,8 +3,9 @@
 
 from __future__ import annotations
 
+import functools
 import time
-from collections.abc import Callable, Hashable, Iterable, Iterator, Mapping, Sequence
+from collections.abc import Callable, Hashable, Iterable, Iterator, Mapping
 from contextlib import contextmanager
 from dataclasses import dataclass
 from typing import Any, TypeVar
@@ -118,25 +119,46 @@ def _elapsed_ms(begin: Any, end: Any) -> float:
 
 
 def map_density(
-    levels: torch.Tensor, config: Config, lengths: Sequence[int] | None, q: torch.Tensor
+    levels: torch.Tensor, config: Config, lengths: tuple[int, ...] | None, q: torch.Tensor
 ) -> torch.Tensor:
     """Density (S-21) of the level map [B,H,Nq,Nk] of a call with q [B,H,L,D] and as many keys, of
-    which `lengths` exist; a scalar where the map is."""
-    batch, _, rows, columns = levels.shape
-    tokens = q.shape[2]
-    block_q, block_kv = config.block
+    which `lengths` exist; a scalar where the map is.
+
+    The library's own psa_measure_levels reads maps in host memory: every call would wait for it.
+    """
+    batch, heads, _, columns = levels.shape
+    costs, queries = _costs(tuple(levels.shape), q.shape[2], *config.block, lengths, levels.device)
+    row = torch.arange(batch * columns, device=levels.device, dtype=torch.int32)
+    place = levels.to(torch.int32) * (batch * columns) + row.view(batch, 1, 1, columns)
+    computed: torch.Tensor = (costs[place].sum(dim=3) * queries).sum()
+    return computed / heads
+
+
+@functools.lru_cache(maxsize=8)
+def _costs(
+    shape: tuple[int, ...],
+    tokens: int,
+    block_q: int,
+    block_kv: int,
+    lengths: tuple[int, ...] | None,
+    device: torch.device,
+) -> tuple[torch.Tensor, torch.Tensor]:
+    """Of a level map [B,H,Nq,Nk]: the rows that a code reads of a KV block, [7*B*Nk] by code, batch
+    element and block, and what a query block weighs in the density, [Nq]."""
+    batch, _, rows, columns = shape
     real = torch.tensor([tokens] * batch if lengths is None else lengths)[:, None]
     keys = (real - torch.arange(columns) * block_kv).clamp(0, block_kv)  # [B,Nk]
     factors = (1, 2, 4, 8, 16, block_kv)
     costs = torch.stack([torch.zeros_like(keys), *((keys + f - 1) // f for f in factors)])
     queries = (tokens - torch.arange(rows) * block_q).clamp(max=block_q)
-    queries, costs = (
-        x.to(levels.device, torch.float32) for x in (queries, costs)
-    )  # [Nq], [7,B,Nk]
-    at = torch.arange(batch * columns, device=levels.device, dtype=torch.int32)
-    place = levels.to(torch.int32) * (batch * columns) + at.view(batch, 1, 1, columns)
-    computed = (costs.flatten()[place].sum(dim=3) * queries).sum(dim=2).mean(dim=1)  # [B]
-    return computed.sum() / (tokens * int(real.sum()))
+    weights = queries.double() / (tokens * max(1, int(real.sum())))
+    return costs.flatten().to(device, torch.float32), weights.to(device, torch.float32)
+
+
+@functools.lru_cache(maxsize=8)
+def lengths_on(device: torch.device, lengths: tuple[int, ...]) -> torch.Tensor:
+    """[B] int32; kept, since copying them to a device waits for it."""
+    return torch.tensor(lengths, dtype=torch.int32, device=device)
 
 
 def rows_error(
@@ -145,7 +167,7 @@ def rows_error(
     v: torch.Tensor,
     out: torch.Tensor,
     count: int,
-    lengths: Sequence[int] | None,
+    lengths: tuple[int, ...] | None,
     scale: float | None,
 ) -> torch.Tensor:
     """Relative L2 error of `count` evenly spaced rows of out [B,H,L,D] against dense attention,
@@ -154,8 +176,8 @@ def rows_error(
     rows = torch.arange(count, device=q.device) * length // count
     mask = None
     if lengths is not None:
-        valid = torch.arange(length) < torch.tensor(lengths)[:, None]
-        mask = valid[:, None, None].to(q.device)
+        valid = torch.arange(length, device=q.device) < lengths_on(q.device, lengths)[:, None]
+        mask = valid[:, None, None]
     dense = torch.nn.functional.scaled_dot_product_attention(
         q[:, :, rows], k, v, attn_mask=mask, scale=scale
     ).float()

@@ -39,6 +39,10 @@ class Call(Protocol):
         """Attention of [B,H,L,D] tensors; `dense()` where it must stay dense, for one if there is
         an `other` reason for it."""
 
+    def shard_refusal(self) -> str | None:
+        """Why attention must stay dense where a process has some of the heads, and the tokens of
+        all processes one after the other."""
+
 
 _ACTIVE: ContextVar[Call | None] = ContextVar("psa_active_call", default=None)
 
@@ -100,16 +104,14 @@ class _SdpaMode(TorchFunctionMode):
                 enable_gqa=enable_gqa,
             )
 
-        other = _other_refusal(dropout_p, is_causal, None)
+        other = _other_refusal(dropout_p, is_causal)
         return self._call.attend(query, key, value, attn_mask, scale, other, dense)
 
 
-def _other_refusal(dropout: float, is_causal: bool, parallel_config: object) -> str | None:
+def _other_refusal(dropout: float, is_causal: bool) -> str | None:
     if dropout:
         return "dropout"
-    if is_causal:
-        return "causal attention of a video transformer"
-    return None if parallel_config is None else "context parallelism"
+    return "causal attention of a video transformer" if is_causal else None
 
 
 def register_backend() -> Any:
@@ -165,13 +167,13 @@ def _dispatched(
     if call is None or backend == _BACKEND:
         backend = dispatch.AttentionBackendName.NATIVE
 
-    def dense() -> Any:
-        parallel = {} if _parallel_config is None else {"parallel_config": _parallel_config}
+    def dense(q: Any, k: Any, v: Any, mask: Any, parallel_config: Any) -> Any:
+        parallel = {} if parallel_config is None else {"parallel_config": parallel_config}
         return dispatch.dispatch_attention_fn(
-            query,
-            key,
-            value,
-            attn_mask=attn_mask,
+            q,
+            k,
+            v,
+            attn_mask=mask,
             dropout_p=dropout_p,
             is_causal=is_causal,
             scale=scale,
@@ -182,8 +184,52 @@ def _dispatched(
 
     if call is None:
         _OUTSIDE.say("outside", "backend psa outside of psa.enable(pipe): dense attention")
-        return dense()
-    q, k, v = (x.transpose(1, 2) for x in (query, key, value))
-    other = _other_refusal(dropout_p, is_causal, _parallel_config)
-    out = call.attend(q, k, v, attn_mask, scale, other, lambda: dense().transpose(1, 2))
-    return out.transpose(1, 2)
+        return dense(query, key, value, attn_mask, _parallel_config)
+
+    def attend(q: Any, k: Any, v: Any, mask: Any, other: Any = None, parallel: Any = None) -> Any:
+        def heads_first() -> Any:
+            return dense(q, k, v, mask, parallel).transpose(1, 2)
+
+        qh, kh, vh = (x.transpose(1, 2) for x in (q, k, v))
+        return call.attend(qh, kh, vh, mask, scale, other, heads_first).transpose(1, 2)
+
+    other = _other_refusal(dropout_p, is_causal)
+    if _parallel_config is not None:
+        other = other or _parallel_refusal(_parallel_config, query, key) or call.shard_refusal()
+    if _parallel_config is None or other is not None:
+        return attend(query, key, value, attn_mask, other, _parallel_config)
+
+    def attend_gathered(
+        context: Any, q: Any, k: Any, v: Any, mask: Any, *arguments: Any, **options: Any
+    ) -> Any:
+        """What diffusers calls between its exchanges: all tokens, some of the heads."""
+        del context, arguments, options  # settings of this call, and what a backward pass needs
+        return attend(q, k, v, mask)
+
+    return dispatch._templated_context_parallel_attention(
+        query,
+        key,
+        value,
+        attn_mask,
+        dropout_p,
+        is_causal,
+        scale,
+        enable_gqa,
+        False,
+        forward_op=attend_gathered,
+        backward_op=None,
+        _parallel_config=_parallel_config,
+    )
+
+
+def _parallel_refusal(config: Any, query: torch.Tensor, key: torch.Tensor) -> str | None:
+    """Why psa cannot take part in context parallelism."""
+    from diffusers.models import attention_dispatch as dispatch
+
+    if config.context_parallel_config.ring_degree > 1:
+        return "ring attention, which never has all keys of a query at once"
+    if not hasattr(dispatch, "_templated_context_parallel_attention"):
+        return "context parallelism of a version of diffusers that psa does not know"
+    if torch.is_grad_enabled() and (query.requires_grad or key.requires_grad):
+        return "a gradient is needed, and psa computes none"
+    return None

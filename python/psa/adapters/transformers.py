@@ -11,7 +11,7 @@ from __future__ import annotations
 
 import logging
 import weakref
-from collections.abc import Callable, Iterable
+from collections.abc import Callable, Iterable, Mapping
 from dataclasses import dataclass
 from typing import Any
 
@@ -42,7 +42,8 @@ def register(
 
     Args:
         preset: a name of `psa.presets()`, the path of a YAML file, settings as text, a Config or a
-            Preset; calls are causal whatever it says, and its order of tokens must be "none".
+            Preset; calls are causal whatever it says, and its order of tokens must be "none". Its
+            settings for single layers are those of decoder layers (`layer_idx`, from 0).
         name: for `set_attn_implementation` and `from_pretrained(attn_implementation=...)`; several
             names may have different options.
         dense_layers: decoder layers (`layer_idx`, from 0) that are always dense.
@@ -67,18 +68,14 @@ def register(
             f"transformers has no AttentionInterface with masks ({error}); psa needs 4.53 or newer"
         ) from error
     choice = resolve(preset, overrides, "prefill")
-    config = choice.config
-    if choice.layers:
-        raise ValueError("the preset has settings for single layers, which only diffusers models take")
-    if config.order != "none":
-        raise ValueError(
-            f'order is {config.order!r}; causal attention needs "none", as in the presets '
-            "prefill and qwen2.5-vl"
-        )
+    _check_order("", choice.config)
+    for layer, config in choice.layers.items():
+        _check_order(f" in layer {layer}", config)
     if isinstance(min_tokens, bool) or not isinstance(min_tokens, int) or min_tokens < 2:
         raise ValueError(f"min_tokens is {min_tokens!r}; allowed: whole numbers from 2")
     implementation = _Implementation(
-        config=config,
+        config=choice.config,
+        layers=choice.layers,
         dense_layers=frozenset(dense_layers),
         min_tokens=min_tokens,
         num_threads=num_threads,
@@ -89,6 +86,14 @@ def register(
     # Without a function of its own an implementation gets no masks at all.
     AttentionMaskInterface.register(name, sdpa_mask)
     return name
+
+
+def _check_order(where: str, config: Config) -> None:
+    if config.order != "none":
+        raise ValueError(
+            f'order is {config.order!r}{where}; causal attention needs "none", as in the presets '
+            "prefill and qwen2.5-vl"
+        )
 
 
 @dataclass(frozen=True)
@@ -107,6 +112,8 @@ class _Implementation:
     """An attention function as transformers calls it."""
 
     config: Config
+    layers: Mapping[int, Config]
+    """Configurations of single layers, in place of `config`."""
     dense_layers: frozenset[int]
     min_tokens: int
     num_threads: int
@@ -145,7 +152,7 @@ class _Implementation:
             return result
 
         causal = getattr(module, "is_causal", True) if is_causal is None else is_causal
-        layer = getattr(module, "layer_idx", None)
+        layer: Any = getattr(module, "layer_idx", None)
         if not causal or query.shape[2] < self.min_tokens or layer in self.dense_layers:
             return dense()
         spans: list[Span] | None = None
@@ -160,7 +167,8 @@ class _Implementation:
                 )
         if spans is not None:
             try:
-                return self._psa(query, key, value, spans, scaling), None
+                config = self.layers.get(layer, self.config)
+                return self._psa(query, key, value, spans, scaling, config), None
             except UnsupportedError as error:
                 reason = str(error)
         assert reason is not None
@@ -174,6 +182,7 @@ class _Implementation:
         value: torch.Tensor,
         spans: list[Span],
         scaling: float | None,
+        config: Config,
     ) -> torch.Tensor:
         batch, heads, length, head_dim = query.shape
         out = query.new_empty(batch, length, heads, head_dim)
@@ -192,7 +201,7 @@ class _Implementation:
                 query[where, :, queries],
                 key[where, :, keys],
                 value[where, :, keys],
-                config=self.config,
+                config=config,
                 causal=True,
                 scale=scaling,
                 num_threads=self.num_threads,
