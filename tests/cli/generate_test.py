@@ -254,11 +254,7 @@ class BadInput(GenerateTest):
             self.assertIn(part, process.stderr)
 
     def test_latent_models_need_a_vae(self):
-        config = dict(tiny_model.CONFIG, in_channels=16, out_channels=16)
-        shapes = tiny_model.weight_shapes()
-        shapes["patch_embedding.weight"] = (tiny_model.DIM, 16, 1, 2, 2)
-        shapes["proj_out.weight"], shapes["proj_out.bias"] = (64, tiny_model.DIM), (64,)
-        tiny_model.write_model(self.folder / "latent", shapes, config=config)
+        tiny_model.write_latent_model(self.folder / "latent")
         process = self.psa("generate", "--model", "latent", *PROMPT, "-o", "v.gif")
         self.assert_refused(process, 2, "VAE", ".safetensors")
         process = self.psa("generate", "--model", "latent", *PROMPT, "-o", "l.safetensors")

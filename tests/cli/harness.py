@@ -114,7 +114,7 @@ def write_inputs(folder, shape=SHAPE, kv_shape=None, metadata=None):
 
 def run_psa(args, folder, **options):
     """Runs psa in `folder` and returns the finished process, with text outputs."""
-    environment = dict(os.environ, LC_ALL="C.UTF-8")
+    environment = dict(options.pop("env", os.environ), LC_ALL="C.UTF-8")
     return subprocess.run(
         [PSA, *[str(a) for a in args]],
         cwd=folder,

@@ -90,3 +90,11 @@ def write_model(folder, shapes=None, defaults=None, config=None):
             "attention": "block=16x16 pooled=8 order=gilbert",
         }
     (folder / "psa.json").write_text(json.dumps(defaults))
+
+
+def write_latent_model(folder):
+    """One that predicts 16 latent channels."""
+    shapes = weight_shapes()
+    shapes["patch_embedding.weight"] = (DIM, 16, 1, 2, 2)
+    shapes["proj_out.weight"], shapes["proj_out.bias"] = (64, DIM), (64,)
+    write_model(folder, shapes, config=dict(CONFIG, in_channels=16, out_channels=16))

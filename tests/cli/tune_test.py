@@ -3,6 +3,7 @@
 input."""
 
 import json
+import os
 import unittest
 
 import harness
@@ -11,6 +12,7 @@ from harness import PsaTest
 
 PROMPTS = ["a red circle moves left", "a blue circle moves left"]
 BLOCKS = ["--block", "16x16", "--pooled", "8"]
+MEANS = ["--order", "gilbert", "--importance", "pooled_lse", "--rest", "mean", "--levels", "1"]
 
 
 class TuneTest(PsaTest):
@@ -59,9 +61,8 @@ class Presets(TuneTest):
                                  best["density"] + best["selection_cost"] + 1e-9)
 
     def test_finds_less_density_for_the_error(self):
-        means = ["--order", "gilbert", "--rest", "mean", "--levels", "1"]
-        loose = self.tuned(*means, target="error=.01")
-        tight = self.tuned(*means, target="error=.005")
+        loose = self.tuned(*MEANS, target="error=.01")
+        tight = self.tuned(*MEANS, target="error=.005")
         self.assertLess(loose["after"]["density"], tight["after"]["density"])
         self.assertLess(loose["predicted_error"], 0.0101)
         self.assertLess(tight["predicted_error"], 0.0051)
@@ -193,6 +194,156 @@ class Layers(TuneTest):
         self.assertEqual(self.json_of(*arguments)["warmup_steps"], 2)
         self.assertEqual(self.json_of(*arguments, "--warmup-steps", "1")["warmup_steps"], 1)
         self.assert_refused(self.psa(*arguments, "--steps", "1"), 2, "warm.yaml: warmup_steps")
+
+
+class Models(TuneTest):
+    def tune_model(self, *args, target="density=.3", **options):
+        return self.psa("tune", "--model", "model", "--target", target, "-o", "tuned.yaml",
+                        *BLOCKS, *args, **options)
+
+    def prompts(self):
+        return [word for prompt in PROMPTS for word in ("--prompt", prompt)]
+
+    def test_finds_what_it_finds_on_captures_of_dense_runs(self):
+        # The seeds, prompts and steps of setUp().
+        found = self.found_on_model("--warmup-steps", "0")
+        text = (self.folder / "tuned.yaml").read_text()
+        expected = self.tuned(*MEANS)
+        for key in ("tuned", "held_out", "chosen", "heads", "predicted_error"):
+            self.assertEqual(found[key], expected[key], key)
+        lines = lambda yaml: [line for line in yaml.splitlines() if not line.startswith("#")]
+        self.assertEqual([line for line in lines(text) if line != "warmup_steps: 0"],
+                         lines((self.folder / "tuned.yaml").read_text()))
+        self.assertIn("warmup_steps: 0\n", text)
+
+    def found_on_model(self, *args, **options):
+        process = self.tune_model(*self.prompts(), *MEANS, *args, "--json", **options)
+        self.assertEqual(process.returncode, 0, process.stderr)
+        return json.loads(process.stdout)
+
+    def test_warm_up_takes_its_part_of_the_density(self):
+        found = self.found_on_model("--steps", "8", target="density=.4")
+        videos = found["videos"]
+        tuned_on = [t for t in videos["trials"] if not t["held_out"]]
+        # Four dense steps of eight are more than .4 in all.
+        self.assertEqual([t["warmup_steps"] for t in tuned_on], [0, 1, 2])
+        for trial in tuned_on:
+            warm = trial["warmup_steps"] / 8
+            self.assertAlmostEqual(warm + (1 - warm) * trial["density"], trial["total_density"])
+            self.assertAlmostEqual(trial["total_density"], 0.4, delta=0.001)
+        best = max(tuned_on, key=lambda t: t["psnr_db"])
+        [judged] = [t for t in videos["trials"] if t["held_out"]]
+        for key in ("warmup_steps", "total_density"):
+            self.assertEqual(judged[key], best[key])
+            self.assertEqual(videos[key], best[key])
+        self.assertEqual(videos["psnr_db"], judged["psnr_db"])
+        self.assertEqual({t["prompt"] for t in tuned_on}, {PROMPTS[1]})
+        self.assertEqual(judged["prompt"], PROMPTS[0])
+        self.assertIn(f"\nwarmup_steps: {best['warmup_steps']}\n",
+                      (self.folder / "tuned.yaml").read_text())
+
+    def test_videos_are_those_of_psa_generate(self):
+        found = self.found_on_model("--warmup-steps", "1", target="density=.5")
+        [trial] = found["videos"]["trials"]
+        self.assertEqual((trial["warmup_steps"], trial["held_out"]), (1, True))
+        self.assertAlmostEqual(trial["density"], 0.25, delta=0.001)
+        # The seed of the first prompt, which is held out.
+        made = self.json_of("generate", "--model", "model", "--prompt", trial["prompt"], "--config",
+                            "tuned.yaml", "--compare", "dense", "-o", "v.gif")
+        self.assertEqual(made["warmup_steps"], 1)
+        self.assertAlmostEqual(made["quality"]["psnr_db"], trial["psnr_db"], places=6)
+
+    def test_report_shows_the_videos_beside_dense_ones(self):
+        process = self.tune_model(*self.prompts(), *MEANS, "--report", "out")
+        self.assertEqual(process.returncode, 0, process.stderr)
+        self.assertIn("0 of 3 steps dense: PSNR", process.stdout)
+        page = (self.folder / "out" / "report.html").read_text()
+        videos = page.split("<h2>Whole videos</h2>")[1].split("<h2>")[0]
+        self.assertIn(PROMPTS[0] + " (held out)", videos)
+        self.assertEqual(videos.count("data:image/png;base64,"), 1)
+        self.assertNotIn("http", page)
+
+    def test_least_density_of_a_psnr(self):
+        loose = self.found_on_model("--steps", "4", target="psnr=20")
+        tight = self.found_on_model("--steps", "4", target="psnr=60")
+        self.assertLess(loose["videos"]["total_density"], tight["videos"]["total_density"])
+        for found, psnr in ((loose, 20), (tight, 60)):
+            videos = found["videos"]
+            self.assertGreaterEqual(videos["psnr_db"], psnr)
+            judged = {t["total_density"]: t["psnr_db"] for t in videos["trials"] if t["held_out"]}
+            self.assertEqual(judged[videos["total_density"]], videos["psnr_db"])
+            for density, reached in judged.items():
+                if density < videos["total_density"]:
+                    self.assertLess(reached, psnr)
+
+    def test_psnr_that_no_video_has(self):
+        process = self.tune_model(*self.prompts(), *MEANS, target="psnr=99")
+        self.assert_refused(process, 2, "--target is 'psnr=99.0'", "dB at densities up to 0.55")
+
+    def test_latents_have_no_psnr(self):
+        tiny_model.write_latent_model(self.folder / "latent")
+        arguments = ["tune", "--model", "latent", "-o", "tuned.yaml", *BLOCKS, *MEANS,
+                     *self.prompts()]
+        self.assert_refused(self.psa(*arguments, "--target", "psnr=30"), 2, "--target psnr",
+                            "latents")
+        self.assert_refused(self.psa(*arguments, "--target", "density=.3", "--warmup-steps", "1"),
+                            2, "--warmup-steps", "latents")
+        self.assertIsNone(self.json_of(*arguments, "--target", "density=.3")["videos"])
+        self.assertNotIn("warmup_steps", (self.folder / "tuned.yaml").read_text())
+
+    def test_captures_are_kept_on_request_only(self):
+        scratch = self.folder / "tmp"
+        scratch.mkdir()
+        environment = dict(os.environ, TMPDIR=str(scratch))
+        self.assertEqual(self.tune_model(*self.prompts(), "--order", "gilbert",
+                                         env=environment).returncode, 0)
+        self.assertEqual(list(scratch.iterdir()), [])
+        process = self.tune_model(*self.prompts(), "--order", "gilbert", "--keep-captures",
+                                  "kept/here", "--dense-layers", "0")
+        self.assertEqual(process.returncode, 0, process.stderr)
+        self.assertEqual(sorted(p.name for p in (self.folder / "kept/here").iterdir()),
+                         [f"prompt{i}_layer1_step{step}.safetensors" for i in (0, 1)
+                          for step in (0, 2)])
+        self.assertIn("dense video 2 of 2, step 3 of 3", process.stderr)
+
+    def test_prompts_of_a_file_and_of_the_model(self):
+        (self.folder / "list.txt").write_text("# both\n\n  " + "\r\n".join(PROMPTS) + "\n")
+        listed = self.tune_model("--prompts", "list.txt", "--order", "gilbert", "--json")
+        (self.folder / "list.txt").rename(self.folder / "model" / "prompts.txt")
+        own = self.tune_model("--order", "gilbert", "--json")
+        for process in (listed, own):
+            self.assertEqual(process.returncode, 0, process.stderr)
+            self.assertEqual(json.loads(process.stdout)["held_out"], 4)
+
+    def test_bad_input_before_the_model_runs(self):
+        (self.folder / "empty.txt").write_text("# none\n")
+        prompts = self.prompts()
+        for args, code, *parts in (
+                ([], 2, "--prompt TEXT", "prompts.txt"),
+                (["--prompts", "empty.txt"], 2, "--prompts is 'empty.txt'"),
+                (["--prompts", "missing.txt"], 1, "missing.txt"),
+                (["--prompt", PROMPTS[0], "--prompt", PROMPTS[0]], 2, "twice"),
+                (["--prompt", "a rad circle"], 2, "rad"),
+                ([*prompts, "--prompts", "empty.txt"], 2, "--prompts"),
+                ([*prompts, "--qkv", "captures"], 2, "--qkv"),
+                ([*prompts, "--names", "a,b,c"], 2, "--names"),
+                ([*prompts, "--grid", "4,8,8"], 2, "setting grid", "--model"),
+                ([*prompts, "--noise-seed", "-1"], 2, "--noise-seed"),
+                ([*prompts, "--dense-layers", "0,1"], 2, "--dense-layers"),
+                ([*prompts, "--warmup-steps", "1"], 2, "--warmup-steps is '1'", "density"),
+                ([*prompts, "--warmup-steps", "4"], 2, "--warmup-steps is '4'"),
+                ([*prompts, "--backend", "reference"], 2, "--backend"),
+                ([*prompts, "--keep-captures", "model/config.json"], 1, "model/config.json")):
+            process = self.tune_model(*args)
+            self.assert_refused(process, code, *parts)
+            self.assertNotIn("dense video", process.stderr)
+        process = self.tune_model(*prompts, target="density=.01")
+        self.assert_refused(process, 2, "--target", "density is 0.01")
+        self.assertNotIn("dense video", process.stderr)
+        process = self.psa("tune", "--target", "density=.3", "-o", "tuned.yaml")
+        self.assert_refused(process, 2, "--model DIR or --qkv PATH")
+        self.assert_refused(self.psa("tune", "--qkv", "captures", "--prompt", "a", "--target",
+                                     "density=.3", "-o", "tuned.yaml"), 2, "--prompt", "--model")
 
 
 class BadInput(TuneTest):

@@ -17,7 +17,6 @@ constexpr Words<AxisOrder, 2> kAxisOrders{{{"bhld", AxisOrder::kBhld}, {"blhd", 
 /// Settings that the metadata of a tensor file may give.
 constexpr std::array<std::string_view, 4> kMetadataSettings{"grid", "text", "text_side", "scale"};
 
-/// Settings that a model decides itself, and the seed, which generation uses for its noise.
 constexpr std::array<std::string_view, 8> kModelSettings{
     "grid", "text", "text_side", "text_keys", "text_queries", "causal", "scale", "seed"};
 
@@ -49,6 +48,8 @@ void apply_metadata(const AttentionInputs& inputs, const CallOptions& options, P
 }
 
 }  // namespace
+
+std::span<const std::string_view> model_settings() { return kModelSettings; }
 
 void CallOptions::add_inputs(CLI::App& command) {
   command.add_option("input", files_, "one .safetensors file, or q.npy k.npy v.npy")
@@ -89,8 +90,7 @@ void CallOptions::add_setting(CLI::App& command, const Setting& setting) {
   flag.option->group(group_of(setting));
 }
 
-void CallOptions::add_config(CLI::App& command, const std::string& model_flag,
-                             const std::string& attention_flag) {
+void CallOptions::add_config(CLI::App& command, const std::string& prefix) {
   constexpr const char* kGroup = "Configuration";
   CLI::Option* preset = flags_["preset"].option;
   preset->group(kGroup);
@@ -99,19 +99,20 @@ void CallOptions::add_config(CLI::App& command, const std::string& model_flag,
           ->type_name("FILE")
           ->group(kGroup)
           ->excludes(preset);
-  command.add_option(model_flag, model_, "entry of a file with several models")
+  command.add_option(prefix + "model", model_, "entry of a file with several models")
       ->type_name("NAME")
       ->group(kGroup)
       ->needs(config);
-  command.add_option(attention_flag, attention_, "configuration of the model (default: its own)")
+  command
+      .add_option(prefix + "attention", attention_, "configuration of the model (default: its own)")
       ->type_name("NAME")
       ->group(kGroup)
       ->needs(config);
 }
 
-void CallOptions::add_call(CLI::App& command) {
+void CallOptions::add_call(CLI::App& command, const std::string& prefix) {
   for (const Setting& setting : settings()) add_setting(command, setting);
-  add_config(command, "--model", "--attention");
+  add_config(command, prefix);
 }
 
 void CallOptions::add_attention(CLI::App& command) {
@@ -120,7 +121,7 @@ void CallOptions::add_attention(CLI::App& command) {
                                        setting.name) != kModelSettings.end();
     if (!is_left_out) add_setting(command, setting);
   }
-  add_config(command, "--config-model", "--config-attention");
+  add_config(command, kConfigPrefix);
 }
 
 void CallOptions::add_machine(CLI::App& command) {

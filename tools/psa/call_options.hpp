@@ -7,6 +7,7 @@
 #include <cstdint>
 #include <map>
 #include <optional>
+#include <span>
 #include <string>
 #include <string_view>
 #include <utility>
@@ -20,6 +21,13 @@
 
 namespace psa::cli {
 
+/// Behind "--", for commands whose --model is a folder.
+inline constexpr const char* kConfigPrefix = "--config-";
+
+/// Names of the settings that a model decides itself, since it knows its tokens: grid, text, causal
+/// rule, scale; and the seed, which generation uses for its noise.
+[[nodiscard]] std::span<const std::string_view> model_settings();
+
 /// Options as typed. Add the groups that a command wants, parse, then read. Must outlive the App.
 class CallOptions {
  public:
@@ -29,10 +37,11 @@ class CallOptions {
   void add_file_options(CLI::App& command);
   /// For commands that take files and other words in one place.
   void set_files(std::vector<std::string> files) { files_ = std::move(files); }
-  /// --preset, --config, --model, --attention and a flag for each setting (settings.hpp).
-  void add_call(CLI::App& command);
-  /// The part of it that describes self-attention of a model, which knows its tokens itself: no
-  /// grid, text, causal rule, scale or seed, and --config-model for --model.
+  /// --preset, --config, a flag for each setting (settings.hpp), and what chooses in a file of
+  /// several models: --model and --attention, or those words behind another `prefix`.
+  void add_call(CLI::App& command, const std::string& prefix = "--");
+  /// The part of it that describes self-attention of a model, without model_settings() and with
+  /// --config-model for --model.
   void add_attention(CLI::App& command);
   /// --backend, --isa, --threads.
   void add_machine(CLI::App& command);
@@ -68,8 +77,7 @@ class CallOptions {
   };
 
   void add_setting(CLI::App& command, const Setting& setting);
-  void add_config(CLI::App& command, const std::string& model_flag,
-                  const std::string& attention_flag);
+  void add_config(CLI::App& command, const std::string& prefix);
   void apply_flag(const Setting& setting, Problem& problem) const;
 
   std::vector<std::string> files_;

@@ -3,19 +3,15 @@
 
 #include <algorithm>
 #include <array>
-#include <cerrno>
-#include <fstream>
 #include <limits>
 #include <span>
-#include <sstream>
-#include <system_error>
 #include <utility>
 #include <vector>
 
 #include "engine/tensors/printable.hpp"
-#include "psa/error.hpp"
 #include "published_config.hpp"
 #include "settings.hpp"
+#include "text_file.hpp"
 #include "values.hpp"
 #include "yaml_tree.hpp"
 
@@ -152,15 +148,7 @@ FileConfig parse_config(std::string_view yaml, const std::string& label,
 }
 
 FileConfig read_config_file(const std::filesystem::path& path, const ConfigSelection& selection) {
-  errno = 0;
-  std::ifstream file(path, std::ios::binary);
-  std::string text(kMaxConfigBytes + 1, '\0');
-  if (file) file.read(text.data(), static_cast<std::streamsize>(text.size()));
-  if (!file.is_open() || file.bad() || (file.fail() && !file.eof())) {
-    throw Error(Status::kIo, "cannot read " + io::printable(path.string()) + ": " +
-                                 std::generic_category().message(errno));
-  }
-  text.resize(static_cast<std::size_t>(file.gcount()));
+  const std::string text = read_beginning(path, kMaxConfigBytes + 1);
   return parse_config(text, path.string(), selection);
 }
 

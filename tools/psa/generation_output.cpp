@@ -86,17 +86,17 @@ std::vector<std::string> file_names(const GenerationRun& run) {
   if (run.dense) {
     for (const std::filesystem::path& file : run.dense->files) names.push_back(file.string());
   }
-  for (const Capture& capture : run.captures) names.push_back(capture.path.string());
+  for (const WrittenCapture& capture : run.captures) names.push_back(capture.path.string());
   return names;
 }
 
-std::string place_text(const Capture& capture) {
+std::string place_text(const WrittenCapture& capture) {
   return "layer " + std::to_string(capture.layer) + " in step " + std::to_string(capture.step);
 }
 
 std::string captures_text(const GenerationRun& run) {
   std::string text;
-  for (const Capture& capture : run.captures) {
+  for (const WrittenCapture& capture : run.captures) {
     if (!capture.comparison) continue;
     text += "\nSelf-attention of " + place_text(capture) + ", by every method:\n\n" +
             comparison_text(*capture.comparison, false);
@@ -136,7 +136,7 @@ nlohmann::ordered_json generation_json(const GenerationRun& run) {
     json["quality"] = quality;
   }
   Json captures = Json::array();
-  for (const Capture& capture : run.captures) {
+  for (const WrittenCapture& capture : run.captures) {
     captures.push_back(
         {{"file", capture.path.string()}, {"layer", capture.layer}, {"step", capture.step}});
     if (!capture.comparison) continue;

@@ -43,7 +43,7 @@ struct GenerationRun {
   std::optional<double> skipped_dense_seconds;  ///< what dense would have taken, were it not over
                                                 ///< the limit
   std::optional<engine::VideoQuality> quality;  ///< of psa against dense
-  std::vector<Capture> captures;
+  std::vector<WrittenCapture> captures;
 };
 
 /// "4 first steps and layers 6, 7 with dense attention", or nothing if none are.
@@ -53,7 +53,7 @@ struct GenerationRun {
 /// Without the comparisons of captures.
 [[nodiscard]] std::string generation_text(const GenerationRun& run);
 /// "layer 4 in step 10".
-[[nodiscard]] std::string place_text(const Capture& capture);
+[[nodiscard]] std::string place_text(const WrittenCapture& capture);
 /// A table for each capture that was compared.
 [[nodiscard]] std::string captures_text(const GenerationRun& run);
 [[nodiscard]] nlohmann::ordered_json generation_json(const GenerationRun& run);

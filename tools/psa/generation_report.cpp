@@ -8,7 +8,6 @@
 #include "chart.hpp"
 #include "comparison_output.hpp"
 #include "engine/video/gif.hpp"
-#include "engine/video/image.hpp"
 #include "psa/psa.h"
 #include "report_figures.hpp"
 #include "report_parts.hpp"
@@ -20,7 +19,6 @@ namespace {
 
 constexpr std::string_view kVideoStyle = R"css(
 .pair.videos { margin-bottom: 18px; } .pair.videos img { image-rendering: auto; }
-.strip img { display: block; width: 100%; height: auto; border-radius: 3px; }
 .results { margin-top: 18px; } .chart > .scale { margin-bottom: 10px; }
 svg .bar-rest { fill: var(--dense); } svg .bar-psa { fill: var(--psa); }
 h1.part { margin-top: 72px; padding-top: 44px; border-top: 1px solid var(--rule); }
@@ -82,12 +80,7 @@ std::string videos_section(const GenerationRun& run, int frames_per_second) {
                                      fixed(*run.skipped_dense_seconds, 0) +
                                      " s on this machine and was left out.");
   }
-  constexpr int kStripFrames = 8;
-  const engine::Image strip =
-      engine::frame_strip(rows, std::min(kStripFrames, run.psa.shown->num_frames()));
-  return html + paragraph("caption", "Frames from the first to the last:") +
-         "<div class=\"strip\"><img alt=\"frames of the videos\" src=\"data:image/png;base64," +
-         encode_base64(engine::encode_png(strip)) + "\"></div>\n";
+  return html + frames_figure(rows, "Frames from the first to the last:");
 }
 
 std::string results_row(const GeneratedVideo& video, const GenerationRun& run) {
@@ -168,7 +161,7 @@ std::string density_section(const GenerationRun& run) {
          in_both_widths(heat_map_svg(map, kWide), heat_map_svg(map, kNarrow)) + "</div>\n";
 }
 
-std::string capture_part(const Capture& capture, const GenerationRun& run) {
+std::string capture_part(const WrittenCapture& capture, const GenerationRun& run) {
   std::string note =
       "What the model's self-attention got in " + place_text(capture) +
       " of this very run (both counted from 0), computed by PSA as configured and by other ways.";
@@ -183,7 +176,7 @@ std::string capture_part(const Capture& capture, const GenerationRun& run) {
 
 std::string capture_parts(const GenerationRun& run) {
   std::string html;
-  for (const Capture& capture : run.captures) {
+  for (const WrittenCapture& capture : run.captures) {
     if (capture.comparison) html += capture_part(capture, run);
   }
   return html;

@@ -4,6 +4,7 @@
 #include <array>
 #include <cstddef>
 #include <cstring>
+#include <utility>
 
 #include "engine/tensors/safetensors.hpp"
 #include "psa/error.hpp"
@@ -35,6 +36,29 @@ io::FileDType file_dtype(DType dtype) {
   return dtype == DType::kF16 ? io::FileDType::kF16 : io::FileDType::kF32;
 }
 
+/// q, k, v [1, heads, tokens, head_dim] with the grid and `prompt` as metadata.
+void write_capture(const std::filesystem::path& path, int step, const std::string& prompt,
+                   const engine::LayerAttention& layer) {
+  const std::array<std::string, 3> names{"q", "k", "v"};
+  const std::array<TensorView, 3> views{layer.q, layer.k, layer.v};
+  std::array<std::vector<std::byte>, 3> data;
+  std::vector<io::TensorInfo> tensors;
+  for (std::size_t i = 0; i < views.size(); ++i) {
+    data[i] = contiguous(views[i]);
+    tensors.push_back({.name = names[i],
+                       .dtype = file_dtype(views[i].dtype),
+                       .shape = {views[i].shape.begin(), views[i].shape.end()},
+                       .data = data[i]});
+  }
+  const VideoGrid& grid = layer.grid;
+  io::write_safetensors(path, tensors,
+                        {{"grid", std::to_string(grid.frames) + "," + std::to_string(grid.height) +
+                                      "," + std::to_string(grid.width)},
+                         {"layer", std::to_string(layer.layer)},
+                         {"step", std::to_string(step)},
+                         {"prompt", prompt}});
+}
+
 }  // namespace
 
 CaptureChoice parse_capture(std::string_view text, int num_layers, int num_steps) {
@@ -64,26 +88,18 @@ std::filesystem::path capture_path(const std::filesystem::path& out, int layer, 
   return base;
 }
 
-void write_capture(const std::filesystem::path& path, int step, const std::string& prompt,
-                   const engine::LayerAttention& layer) {
-  const std::array<std::string, 3> names{"q", "k", "v"};
-  const std::array<TensorView, 3> views{layer.q, layer.k, layer.v};
-  std::array<std::vector<std::byte>, 3> data;
-  std::vector<io::TensorInfo> tensors;
-  for (std::size_t i = 0; i < views.size(); ++i) {
-    data[i] = contiguous(views[i]);
-    tensors.push_back({.name = names[i],
-                       .dtype = file_dtype(views[i].dtype),
-                       .shape = {views[i].shape.begin(), views[i].shape.end()},
-                       .data = data[i]});
-  }
-  const VideoGrid& grid = layer.grid;
-  io::write_safetensors(path, tensors,
-                        {{"grid", std::to_string(grid.frames) + "," + std::to_string(grid.height) +
-                                      "," + std::to_string(grid.width)},
-                         {"layer", std::to_string(layer.layer)},
-                         {"step", std::to_string(step)},
-                         {"prompt", prompt}});
+engine::GenerationObserver capturing(CaptureChoice choice, std::filesystem::path out,
+                                     std::string prompt, std::vector<WrittenCapture>& written) {
+  engine::GenerationObserver observer;
+  observer.after_attention = [choice = std::move(choice), out = std::move(out),
+                              prompt = std::move(prompt),
+                              &written](int step, const engine::LayerAttention& layer) {
+    if (!choice.steps.contains(step) || !choice.layers.contains(layer.layer)) return;
+    const std::filesystem::path path = capture_path(out, layer.layer, step);
+    write_capture(path, step, prompt, layer);
+    written.push_back({path, layer.layer, step, {}});
+  };
+  return observer;
 }
 
 Comparison compare_capture(const std::filesystem::path& path, const VideoGrid& grid,

@@ -13,6 +13,7 @@
 
 #include "comparison.hpp"
 #include "engine/blocks/wan_transformer.hpp"
+#include "engine/generation/generation.hpp"
 
 namespace psa::cli {
 
@@ -23,7 +24,7 @@ struct CaptureChoice {
 };
 
 /// What was written of one layer in one step.
-struct Capture {
+struct WrittenCapture {
   std::filesystem::path path;
   int layer = 0;
   int step = 0;
@@ -38,10 +39,12 @@ struct Capture {
 [[nodiscard]] std::filesystem::path capture_path(const std::filesystem::path& out, int layer,
                                                  int step);
 
-/// Writes q, k, v [1, heads, tokens, head_dim] with the grid and `prompt` as metadata. Throws
-/// Error(kIo).
-void write_capture(const std::filesystem::path& path, int step, const std::string& prompt,
-                   const engine::LayerAttention& layer);
+/// Writes q, k, v [1, heads, tokens, head_dim] of the chosen layers and steps beside `out`, with
+/// the grid and `prompt` as metadata, and appends them to `written`, which must outlive the
+/// observer. It throws Error(kIo).
+[[nodiscard]] engine::GenerationObserver capturing(CaptureChoice choice, std::filesystem::path out,
+                                                   std::string prompt,
+                                                   std::vector<WrittenCapture>& written);
 
 /// Every method of psa compare on the written tensors of a video of `grid`, with rows, maps and the
 /// curve; PSA as in `attention`. Throws what load_inputs() and psa throw.

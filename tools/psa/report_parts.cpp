@@ -1,7 +1,11 @@
 // SPDX-License-Identifier: Apache-2.0
 #include "report_parts.hpp"
 
+#include <algorithm>
+
+#include "base64.hpp"
 #include "chart.hpp"
+#include "engine/video/image.hpp"
 #include "report_style.hpp"
 
 namespace psa::cli {
@@ -22,6 +26,16 @@ std::string fact(const std::string& name, const std::string& value) {
 
 std::string in_both_widths(const std::string& wide, const std::string& narrow) {
   return "<div class=\"wide\">" + wide + "</div><div class=\"narrow\">" + narrow + "</div>\n";
+}
+
+std::string frames_figure(std::span<const engine::LabelledVideo> videos,
+                          const std::string& caption) {
+  constexpr int kFrames = 8;
+  const engine::Image strip =
+      engine::frame_strip(videos, std::min(kFrames, videos.front().video->num_frames()));
+  return paragraph("caption", caption) +
+         "<div class=\"strip\"><img alt=\"frames of the videos\" src=\"data:image/png;base64," +
+         encode_base64(engine::encode_png(strip)) + "\"></div>\n";
 }
 
 std::string page(const std::string& title, std::string_view css, const std::string& html) {

@@ -72,6 +72,7 @@ tr.chosen td { font-weight: 600; }
 .head header { display: flex; flex-wrap: wrap; justify-content: space-between; gap: 4px 16px;
   align-items: baseline; }
 .pair { display: grid; grid-template-columns: 1fr 1fr; gap: 14px; }
+.strip img { display: block; width: 100%; height: auto; border-radius: 3px; }
 .pair figure { margin: 0; min-width: 0; }
 .pair img { display: block; width: 100%; height: auto; image-rendering: pixelated;
   border-radius: 3px; }

@@ -118,4 +118,9 @@ CaptureSplit split_captures(const std::vector<Capture>& captures) {
   return prompts.size() > 1 ? split_by_prompt(captures, prompts) : split_by_step(captures);
 }
 
+std::string place_of(const Capture& capture) {
+  const std::string step = "step " + std::to_string(capture.step);
+  return capture.layer ? "layer " + std::to_string(*capture.layer) + ", " + step : step;
+}
+
 }  // namespace psa::cli

@@ -20,6 +20,9 @@ struct Capture {
   std::string prompt;            ///< empty if the file does not say
 };
 
+/// "layer 3, step 14"
+[[nodiscard]] std::string place_of(const Capture& capture);
+
 /// The files, and the .safetensors files of the folders, by layer, step, prompt and path. Reads
 /// their metadata "layer", "step" and "prompt". Throws Error: kInvalidArgument if there are none, a
 /// number is not valid, or only some say their layer; kIo for a file that cannot be read.

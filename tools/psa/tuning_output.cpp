@@ -33,26 +33,28 @@ std::string split_text(const CaptureSplit& split) {
 
 std::string candidate_table(const Tuning& tuning) {
   Table table({{"candidate", Align::kLeft}, {"density"}, {"selection"}, {"error"}, {"captures"}});
-  const std::size_t listed = std::min(tuning.candidates.size(), kListedCandidates);
+  const std::size_t listed = std::min(tuning.search.candidates.size(), kListedCandidates);
   for (std::size_t i = 0; i < listed; ++i) {
-    const CandidateResult& result = tuning.candidates[i];
+    const CandidateResult& result = tuning.search.candidates[i];
     table.add_row({candidate_text(result.candidate.config), fixed(result.density, 3),
                    fixed(result.candidate.selection_cost, 3), fixed(result.error, 4),
                    std::to_string(result.captures)});
   }
   std::string text = table.text();
-  if (listed < tuning.candidates.size()) {
-    text += "and " + std::to_string(tuning.candidates.size() - listed) + " more\n";
+  if (listed < tuning.search.candidates.size()) {
+    text += "and " + std::to_string(tuning.search.candidates.size() - listed) + " more\n";
   }
   return text;
 }
 
 std::string head_table(const Tuning& tuning) {
   Table table({{"layer"}, {"head"}, {"density"}, {"error before"}, {"after"}});
-  for (const HeadResult& head : tuning.heads) {
+  for (std::size_t i = 0; i < tuning.heads.size(); ++i) {
+    const HeadBudget& head = tuning.budgets.heads[i];
+    const std::optional<ErrorPair>& errors = tuning.heads[i];
     table.add_row({layer_text(head.layer), std::to_string(head.head), fixed(head.density, 4),
-                   head.errors ? fixed(head.errors->before, 4) : "-",
-                   head.errors ? fixed(head.errors->after, 4) : "-"});
+                   errors ? fixed(errors->before, 4) : "-",
+                   errors ? fixed(errors->after, 4) : "-"});
   }
   return table.text();
 }
@@ -80,6 +82,49 @@ std::string total_table(const Tuning& tuning) {
   return table.text();
 }
 
+std::string video_table(const VideoSearch& videos) {
+  Table table({{"video of a prompt", Align::kLeft},
+               {"density"},
+               {"dense steps"},
+               {"then"},
+               {"PSNR dB"},
+               {"s"},
+               {"speed-up"}});
+  for (const VideoTrial& trial : videos.trials) {
+    table.add_row({trial.is_held_out ? "held out" : "tuned on", fixed(trial.total_density, 4),
+                   std::to_string(trial.warmup_steps), fixed(trial.density, 4),
+                   fixed(trial.psnr_db, 2), fixed(trial.seconds, 1),
+                   fixed(trial.dense_seconds / trial.seconds, 2)});
+  }
+  return table.text();
+}
+
+/// "density 0.1000 with 1 of 20 steps dense: PSNR 31.20 dB, the least of its prompts"
+std::string video_text(const VideoSearch& videos) {
+  return "density " + fixed(videos.total_density, 4) + " with " +
+         std::to_string(videos.warmup_steps) + " of " + std::to_string(videos.steps) +
+         " steps dense: PSNR " + fixed(videos.least_psnr_db, 2) + " dB";
+}
+
+Json videos_json(const VideoSearch& videos) {
+  Json trials = Json::array();
+  for (const VideoTrial& trial : videos.trials) {
+    trials.push_back({{"prompt", trial.prompt},
+                      {"held_out", trial.is_held_out},
+                      {"total_density", trial.total_density},
+                      {"warmup_steps", trial.warmup_steps},
+                      {"density", trial.density},
+                      {"psnr_db", trial.psnr_db},
+                      {"seconds", trial.seconds},
+                      {"dense_seconds", trial.dense_seconds}});
+  }
+  return {{"steps", videos.steps},
+          {"warmup_steps", videos.warmup_steps},
+          {"total_density", videos.total_density},
+          {"psnr_db", videos.least_psnr_db},
+          {"trials", std::move(trials)}};
+}
+
 Json total_json(const MethodTotal& total) {
   return {{"density", total.density},
           {"selection_cost", total.selection_cost},
@@ -105,7 +150,7 @@ std::string settings_lines(const Problem& problem) {
 /// "[0.0912, 0.1034]"
 std::string head_densities(const Tuning& tuning, std::optional<index_t> layer) {
   std::vector<std::string> densities;
-  for (const HeadResult& head : tuning.heads) {
+  for (const HeadBudget& head : tuning.budgets.heads) {
     if (head.layer == layer) densities.push_back(fixed(head.density, 4));
   }
   return "[" + join(densities, ", ") + "]";
@@ -114,19 +159,25 @@ std::string head_densities(const Tuning& tuning, std::optional<index_t> layer) {
 }  // namespace
 
 std::string tuning_text(const Tuning& tuning) {
-  std::string text =
-      split_text(tuning.split) + "\n" + candidate_table(tuning) + "\n" + head_table(tuning) + "\n";
+  std::string text = split_text(tuning.search.split) + "\n" + candidate_table(tuning) + "\n" +
+                     head_table(tuning) + "\n";
   if (tuning.steps.size() > 1) text += step_table(tuning) + "\n";
-  return text + total_table(tuning) + "\nchosen     " + candidate_text(tuning.config) +
-         "\npredicted  density " + fixed(tuning.predicted_density, 4) + ", error " +
-         fixed(tuning.predicted_error, 4) +
-         "\nerror      root mean square over heads and captures of the relative L2 error against "
-         "dense\nbefore     the configuration that was given, at the same density\n";
+  text += total_table(tuning) + "\n";
+  if (tuning.videos) text += video_table(*tuning.videos) + "\n";
+  text += "chosen     " + candidate_text(tuning.budgets.config) + "\npredicted  density " +
+          fixed(tuning.budgets.predicted_density, 4) + ", error " +
+          fixed(tuning.budgets.predicted_error, 4) +
+          "\nerror      root mean square over heads and captures of the relative L2 error against "
+          "dense\nbefore     the configuration that was given, at the same density\n";
+  if (tuning.videos) {
+    text += "videos     " + video_text(*tuning.videos) + " against dense attention's\n";
+  }
+  return text;
 }
 
 Json tuning_json(const Tuning& tuning) {
   Json candidates = Json::array();
-  for (const CandidateResult& result : tuning.candidates) {
+  for (const CandidateResult& result : tuning.search.candidates) {
     candidates.push_back({{"candidate", candidate_text(result.candidate.config)},
                           {"density", result.density},
                           {"selection_cost", result.candidate.selection_cost},
@@ -135,12 +186,14 @@ Json tuning_json(const Tuning& tuning) {
                           {"captures", result.captures}});
   }
   Json heads = Json::array();
-  for (const HeadResult& head : tuning.heads) {
+  for (std::size_t i = 0; i < tuning.heads.size(); ++i) {
+    const HeadBudget& head = tuning.budgets.heads[i];
+    const std::optional<ErrorPair>& errors = tuning.heads[i];
     Json row{{"layer", head.layer ? Json(*head.layer) : Json()},
              {"head", head.head},
              {"density", head.density},
-             {"error_before", head.errors ? Json(head.errors->before) : Json()},
-             {"error_after", head.errors ? Json(head.errors->after) : Json()}};
+             {"error_before", errors ? Json(errors->before) : Json()},
+             {"error_after", errors ? Json(errors->after) : Json()}};
     heads.push_back(std::move(row));
   }
   Json steps = Json::array();
@@ -150,42 +203,44 @@ Json tuning_json(const Tuning& tuning) {
                      {"error_before", errors.errors.before},
                      {"error_after", errors.errors.after}});
   }
-  const bool is_density = tuning.target.kind == TuneTarget::Kind::kDensity;
-  return {{"target", {{is_density ? "density" : "error", tuning.target.value}}},
-          {"tuned", tuning.split.tuned.size()},
-          {"held_out", tuning.split.held_out.size()},
-          {"chosen", candidate_text(tuning.config)},
-          {"predicted_density", tuning.predicted_density},
-          {"predicted_error", tuning.predicted_error},
+  return {{"target", {{name_of(tuning.target.kind), tuning.target.value}}},
+          {"tuned", tuning.search.split.tuned.size()},
+          {"held_out", tuning.search.split.held_out.size()},
+          {"chosen", candidate_text(tuning.budgets.config)},
+          {"predicted_density", tuning.budgets.predicted_density},
+          {"predicted_error", tuning.budgets.predicted_error},
           {"dense_ms", tuning.dense_ms},
           {"before", total_json(tuning.before)},
           {"uniform", total_json(tuning.uniform)},
           {"after", total_json(tuning.after)},
           {"heads", std::move(heads)},
           {"steps", std::move(steps)},
+          {"videos", tuning.videos ? videos_json(*tuning.videos) : Json()},
           {"candidates", std::move(candidates)}};
 }
 
 std::string tuning_yaml(const Tuning& tuning, const std::string& command) {
-  const std::string judged =
-      tuning.split.held_out.empty() ? "captures that were tuned on" : "captures that were held out";
+  const std::string judged = tuning.search.split.held_out.empty() ? "captures that were tuned on"
+                                                                  : "captures that were held out";
   std::string line = command;  // a file's name may break it
   std::replace(line.begin(), line.end(), '\n', ' ');
   std::string text = "# Made by psa " + std::string(psa_version()) + ": " + line + "\n";
   text += "# On " + std::to_string(tuning.judged().size()) + " " + judged + ": error " +
           fixed(tuning.after.error, 4) + " at density " + fixed(tuning.after.density, 4) +
           "; before " + fixed(tuning.before.error, 4) + "\n";
+  if (tuning.videos) text += "# Videos: " + video_text(*tuning.videos) + "\n";
   Problem problem;
-  problem.config = tuning.config;
-  problem.layout = tuning.problem.layout;
+  problem.config = tuning.budgets.config;
+  problem.layout = tuning.search.problem.layout;
   text += settings_lines(problem);
-  text += "levels: " + std::to_string(tuning.config.num_levels) + "\n";
-  text += "density: " + fixed(tuning.uniform_density, 4) + "\n";
-  if (!tuning.curves.front().layer) {
+  text += "levels: " + std::to_string(tuning.budgets.config.num_levels) + "\n";
+  text += "density: " + fixed(tuning.budgets.uniform_density, 4) + "\n";
+  if (tuning.videos) text += "warmup_steps: " + std::to_string(tuning.videos->warmup_steps) + "\n";
+  if (!tuning.budgets.curves.front().layer) {
     return text + "head_density: " + head_densities(tuning, std::nullopt) + "\n";
   }
   text += "layers:\n";
-  for (const LayerCurves& layer : tuning.curves) {
+  for (const LayerCurves& layer : tuning.budgets.curves) {
     text += "  " + layer_text(layer.layer) +
             ": {head_density: " + head_densities(tuning, layer.layer) + "}\n";
   }

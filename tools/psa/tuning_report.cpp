@@ -2,6 +2,7 @@
 #include "tuning_report.hpp"
 
 #include <algorithm>
+#include <array>
 #include <cmath>
 #include <cstddef>
 
@@ -12,6 +13,7 @@
 #include "report_figures.hpp"
 #include "report_parts.hpp"
 #include "table.hpp"
+#include "video_model.hpp"
 
 namespace psa::cli {
 namespace {
@@ -37,18 +39,23 @@ std::string key_figures(const Tuning& tuning) {
   html += figure_cell(fixed(tuning.dense_ms / tuning.after.ms, 1) + "×",
                       "as fast as dense attention here; before, " +
                           fixed(tuning.dense_ms / tuning.before.ms, 1) + "×");
+  if (tuning.videos) {
+    html += figure_cell(fixed(tuning.videos->least_psnr_db, 1) + " dB",
+                        "PSNR of videos against dense attention's, the least of the prompts that "
+                        "judge it");
+  }
   return html + "</div>\n";
 }
 
 std::string judged_text(const Tuning& tuning) {
   const std::string count = std::to_string(tuning.judged().size());
-  if (tuning.split.held_out.empty()) {
+  if (tuning.search.split.held_out.empty()) {
     return "Errors and times are of the " + count +
            " captures that were tuned on: there were too few to hold any out.";
   }
   return "Errors and times are of " + count + " captures that were held out (" +
-         escape_xml(tuning.split.rule) + "); the curves are of the " +
-         std::to_string(tuning.split.tuned.size()) + " that were tuned on.";
+         escape_xml(tuning.search.split.rule) + "); the curves are of the " +
+         std::to_string(tuning.search.split.tuned.size()) + " that were tuned on.";
 }
 
 /// A cell for each head (left to right) of each layer (top to bottom).
@@ -56,16 +63,16 @@ std::string density_map(const Tuning& tuning) {
   constexpr int kCell = 26;
   constexpr int kMargin = 66;
   double top = 0;
-  for (const HeadResult& head : tuning.heads) top = std::max(top, head.density);
-  const auto heads = static_cast<int>(tuning.problem.shape.heads_q);
-  const auto layers = static_cast<int>(tuning.curves.size());
+  for (const HeadBudget& head : tuning.budgets.heads) top = std::max(top, head.density);
+  const auto heads = static_cast<int>(tuning.search.problem.shape.heads_q);
+  const auto layers = static_cast<int>(tuning.budgets.curves.size());
   const int width = kMargin + heads * kCell;
   const int height = layers * kCell;
   std::string svg = "<svg width=\"" + std::to_string(width) + "\" viewBox=\"0 0 " +
                     std::to_string(width) + " " + std::to_string(height) +
                     "\" role=\"img\">\n<title>Density of each head</title>\n";
-  for (std::size_t i = 0; i < tuning.heads.size(); ++i) {
-    const HeadResult& head = tuning.heads[i];
+  for (std::size_t i = 0; i < tuning.budgets.heads.size(); ++i) {
+    const HeadBudget& head = tuning.budgets.heads[i];
     const int y = static_cast<int>(i) / heads * kCell;
     const std::string name = layer_name(head.layer);
     if (head.head == 0) {
@@ -99,7 +106,7 @@ LineChart layer_chart(const Tuning& tuning, const LayerCurves& layer) {
       line.points.push_back(point(at.density, at.squared_error, name));
     }
     chart.lines.push_back(std::move(line));
-    for (const HeadResult& head : tuning.heads) {
+    for (const HeadBudget& head : tuning.budgets.heads) {
       if (head.layer != layer.layer || head.head != static_cast<index_t>(h)) continue;
       chart.marks.push_back(
           {point(head.expected_density,
@@ -119,7 +126,7 @@ std::string curves_section(const Tuning& tuning) {
                 "densities that were chosen. The mean of all squared errors is least where all "
                 "curves fall equally fast.") +
       "<div class=\"heads curves\">\n";
-  for (const LayerCurves& layer : tuning.curves) {
+  for (const LayerCurves& layer : tuning.budgets.curves) {
     html += "<div class=\"head\"><header><h3>" + layer_name(layer.layer) + "</h3></header>" +
             line_chart_svg(layer_chart(tuning, layer), kChart) + "</div>\n";
   }
@@ -133,7 +140,7 @@ std::string candidates_section(const Tuning& tuning) {
                                "one, it reads less. Bad candidates ran on fewer captures.") +
                      "<div class=\"scroll\"><table>\n<tr><th>candidate</th><th>density</th>"
                      "<th>selection</th><th>error</th><th>captures</th></tr>\n";
-  for (const CandidateResult& result : tuning.candidates) {
+  for (const CandidateResult& result : tuning.search.candidates) {
     html += "<tr><td>" + candidate_text(result.candidate.config) + "</td><td>" +
             percent_text(result.density) + "</td><td>" +
             percent_text(result.candidate.selection_cost) + "</td><td>" + fixed(result.error, 4) +
@@ -142,11 +149,38 @@ std::string candidates_section(const Tuning& tuning) {
   return html + "</table></div>\n";
 }
 
+std::string videos_section(const Tuning& tuning) {
+  if (!tuning.videos) return "";
+  std::string html = heading("Whole videos") +
+                     paragraph("caption",
+                               "Each beside the video of dense attention from the same noise. The "
+                               "density is the mean of all steps, the dense ones included.") +
+                     "<div class=\"scroll\"><table>\n<tr><th>prompt</th><th>density</th>"
+                     "<th>dense steps</th><th>density after them</th><th>PSNR</th>"
+                     "<th>over dense</th></tr>\n";
+  for (const VideoTrial& trial : tuning.videos->trials) {
+    html += "<tr><td>" + escape_xml(trial.prompt) + (trial.is_held_out ? " (held out)" : "") +
+            "</td><td>" + percent_text(trial.total_density) + "</td><td>" +
+            std::to_string(trial.warmup_steps) + "</td><td>" + percent_text(trial.density) +
+            "</td><td>" + fixed(trial.psnr_db, 1) + " dB</td><td>" +
+            fixed(trial.dense_seconds / trial.seconds, 1) + "×</td></tr>\n";
+  }
+  html += "</table></div>\n";
+  for (const VideoPair& pair : tuning.videos->shown) {
+    const int factor = visible_enlargement(pair.dense.height(), pair.dense.width());
+    const engine::Video tuned = engine::enlarged(pair.tuned, factor);
+    const engine::Video dense = engine::enlarged(pair.dense, factor);
+    const std::array<engine::LabelledVideo, 2> rows{{{"psa", &tuned}, {"dense", &dense}}};
+    html += frames_figure(rows, "Frames of \"" + escape_xml(pair.prompt) + "\":");
+  }
+  return html;
+}
+
 std::string facts_section(const Tuning& tuning, const std::string& preset,
                           const ReportFacts& facts) {
   std::string html = heading("How this was made") + "<pre>" + escape_xml(facts.command) +
                      "</pre>\n<pre>" + escape_xml(preset) + "</pre>\n<dl>\n";
-  html += fact("problem", format_problem(tuning.problem));
+  html += fact("problem", format_problem(tuning.search.problem));
   for (const auto& [name, value] : facts.machine) html += fact(name, value);
   html += fact("psa", psa_version());
   return html + "</dl>\n";
@@ -160,7 +194,7 @@ std::string tuning_report_html(const Tuning& tuning, const std::string& preset,
               "<h1>Tuned Pyramid Sparse Attention</h1>\n" +
                   paragraph("origin", escape_xml(facts.origin)) + key_figures(tuning) +
                   paragraph("caption", judged_text(tuning)) + density_map(tuning) +
-                  curves_section(tuning) + candidates_section(tuning) +
+                  curves_section(tuning) + videos_section(tuning) + candidates_section(tuning) +
                   facts_section(tuning, preset, facts));
 }
 

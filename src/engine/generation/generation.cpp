@@ -100,6 +100,12 @@ double Generation::step_ms() const {
   return step_mean(steps, [](const StepReport& step) { return step.total_ms; });
 }
 
+GenerationRequest dense_request(GenerationRequest request) {
+  request.attention = dense_config();
+  request.layers.clear();
+  return request;
+}
+
 Generation generate(WanTransformer& model, const SchedulerConfig& scheduler,
                     const GenerationRequest& request, const GenerationObserver& observer) {
   const WanConfig& config = model.config();

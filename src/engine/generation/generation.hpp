@@ -53,6 +53,9 @@ struct Generation {
   [[nodiscard]] double step_ms() const;
 };
 
+/// The same video with dense attention in every layer and step.
+[[nodiscard]] GenerationRequest dense_request(GenerationRequest request);
+
 /// Called while a video is made; either may be empty.
 struct GenerationObserver {
   std::function<void(const StepReport&)> after_step;
