@@ -17,7 +17,6 @@
 #include "command_text.hpp"
 #include "commands.hpp"
 #include "device_memory.hpp"
-#include "engine/blocks/attention_plans.hpp"
 #include "engine/blocks/wan_transformer.hpp"
 #include "engine/generation/generation.hpp"
 #include "engine/generation/generation_defaults.hpp"
@@ -27,22 +26,19 @@
 #include "generation_report.hpp"
 #include "machine.hpp"
 #include "output.hpp"
-#include "progress.hpp"
 #include "psa/error.hpp"
 #include "qkv_capture.hpp"
 #include "report.hpp"
+#include "step_progress.hpp"
 #include "table.hpp"
 #include "tensors_out.hpp"
 #include "values.hpp"
+#include "video_model.hpp"
 
 namespace psa::cli {
 namespace {
 
-constexpr index_t kMaxSide = 1 << 16;
-constexpr index_t kMaxSteps = 1000;
 constexpr index_t kMaxFramesPerSecond = 240;
-constexpr double kMaxGuidance = 1000;
-constexpr Words<DeviceType, 2> kBackends{{{"cpu", DeviceType::kCpu}, {"cuda", DeviceType::kCuda}}};
 
 /// Options as typed; empty: not given.
 struct GenerateCommand {
@@ -50,8 +46,8 @@ struct GenerateCommand {
   std::string model;
   std::string prompt;
   std::string out;
-  std::string steps, seed, guidance, warmup_steps, dense_layers;
-  std::string frames, height, width, frames_per_second, enlarge;
+  SamplingOptions sampling;
+  std::string frames_per_second, enlarge;
   std::string compare, dense_limit;
   std::string capture;
   std::string compute;
@@ -72,26 +68,6 @@ struct GenerateSettings {
   double dense_limit = std::numeric_limits<double>::infinity();  ///< seconds
 };
 
-index_t integer_of(const char* flag, const std::string& given, std::optional<index_t> fallback,
-                   index_t low, index_t high) {
-  if (!given.empty()) return parse_integer({flag, given}, low, high);
-  if (fallback && *fallback >= low && *fallback <= high) return *fallback;
-  if (fallback) {
-    throw Error(Status::kIo, std::string(engine::kDefaultsFile) + " of the model gives " +
-                                 std::to_string(*fallback) + " for " + flag + "; allowed are " +
-                                 std::to_string(low) + " to " + std::to_string(high));
-  }
-  throw Error(Status::kInvalidArgument, std::string(flag) + " is needed: the model has no " +
-                                            engine::kDefaultsFile + " that says it");
-}
-
-index_t size_of_axis(const char* flag, const std::string& given,
-                     const engine::GenerationDefaults& defaults, std::size_t axis) {
-  std::optional<index_t> fallback;
-  if (defaults.size) fallback = (*defaults.size)[axis];
-  return integer_of(flag, given, fallback, 1, kMaxSide);
-}
-
 /// --config; without it and --preset, the file that the model recommends.
 std::optional<FileConfig> base_file(const GenerateCommand& command,
                                     const engine::GenerationDefaults& defaults) {
@@ -99,8 +75,7 @@ std::optional<FileConfig> base_file(const GenerateCommand& command,
   return read_config_file(std::filesystem::path(command.model) / *defaults.config, {});
 }
 
-/// Settings over what the model recommends, or over the default configuration in Gilbert order,
-/// which a video always allows.
+/// Settings over what the model recommends, or over the preset `balanced`.
 Problem attention_problem(const CallOptions& options, const engine::GenerationDefaults& defaults,
                           const std::optional<FileConfig>& file) {
   Problem problem;
@@ -118,59 +93,20 @@ Problem attention_problem(const CallOptions& options, const engine::GenerationDe
   } else if (file) {
     problem.config = file->config;
   } else if (!has_base) {
-    problem.config.reorder = Reorder::kGilbert;
+    problem.config = find_preset("balanced").config;
   }
   options.apply_base(problem);
   options.apply_flags(problem);
   return problem;
 }
 
-/// "6,7", or "none"; not given: what the model recommends. generate() knows how many there are.
-std::vector<index_t> dense_layers_of(const std::string& given,
-                                     const engine::GenerationDefaults& defaults) {
-  if (given.empty()) return defaults.dense_layers.value_or(std::vector<index_t>{});
-  std::vector<index_t> layers;
-  if (given == "none") return layers;
-  for (const std::string_view layer : split(given, ',')) {
-    layers.push_back(parse_integer({"a layer of --dense-layers", layer}, 0,
-                                   std::numeric_limits<index_t>::max()));
-  }
-  return layers;
-}
-
-/// The flag's, else those of --config, else what the model recommends.
-int warmup_steps_of(const GenerateCommand& command, const std::optional<FileConfig>& file,
-                    const engine::GenerationDefaults& defaults, int steps) {
-  if (command.warmup_steps.empty() && file && file->warmup_steps) {
-    return static_cast<int>(parse_integer(
-        {file->origin + ": warmup_steps", std::to_string(*file->warmup_steps)}, 0, steps));
-  }
-  return static_cast<int>(integer_of("--warmup-steps", command.warmup_steps,
-                                     defaults.warmup_steps.value_or(0), 0, steps));
-}
-
 GenerateSettings settings_of(const GenerateCommand& command,
                              const engine::GenerationDefaults& defaults) {
   GenerateSettings settings;
-  engine::GenerationRequest& request = settings.request;
   const std::optional<FileConfig> file = base_file(command, defaults);
-  request.size = {size_of_axis("--frames", command.frames, defaults, 0),
-                  size_of_axis("--height", command.height, defaults, 1),
-                  size_of_axis("--width", command.width, defaults, 2)};
-  constexpr index_t kSteps = 30;
+  engine::GenerationRequest& request = settings.request;
+  request = sampling_request(command.sampling, defaults, file);
   constexpr index_t kFramesPerSecond = 8;
-  request.steps = static_cast<int>(
-      integer_of("--steps", command.steps, defaults.steps.value_or(kSteps), 1, kMaxSteps));
-  request.warmup_steps = warmup_steps_of(command, file, defaults, request.steps);
-  request.dense_layers = dense_layers_of(command.dense_layers, defaults);
-  request.guidance =
-      static_cast<float>(command.guidance.empty() ? defaults.guidance.value_or(1)
-                                                  : parse_number({"--guidance", command.guidance},
-                                                                 -kMaxGuidance, kMaxGuidance));
-  if (!command.seed.empty()) {
-    request.seed = static_cast<std::uint64_t>(
-        parse_integer({"--seed", command.seed}, 0, std::numeric_limits<index_t>::max()));
-  }
   settings.frames_per_second = static_cast<int>(
       integer_of("--fps", command.frames_per_second,
                  defaults.frames_per_second.value_or(kFramesPerSecond), 1, kMaxFramesPerSecond));
@@ -252,58 +188,6 @@ void check_channels(const GenerateCommand& command, const engine::WanConfig& mod
 // ---- running
 // -------------------------------------------------------------------------------------
 
-/// "psa, step 4 of 30, density 0.149, 1.6 s a step, 42 s left".
-class StepProgress {
- public:
-  StepProgress(int videos, int steps, bool is_quiet)
-      : progress_("generate", videos * steps, is_quiet), steps_(steps) {}
-
-  void begin(const std::string& name) {
-    name_ = name;
-    done_ = 0;
-    announce("");
-  }
-  void end_step(const engine::StepReport& step) {
-    ++done_;
-    const double seconds = step.total_ms / 1000;
-    if (done_ == steps_) return;
-    announce(", density " + fixed(step.density(), 3) + ", " + fixed(seconds, 1) + " s a step, " +
-             fixed(seconds * (steps_ - done_), 0) + " s left");
-  }
-
- private:
-  void announce(const std::string& more) {
-    progress_.step(name_ + ", step " + std::to_string(done_ + 1) + " of " + std::to_string(steps_) +
-                   more);
-  }
-
-  Progress progress_;
-  int steps_;
-  int done_ = 0;
-  std::string name_;
-};
-
-void check_text(const engine::TextEncoder& encoder, const engine::WanConfig& model) {
-  if (encoder.width() == model.text_dim) return;
-  throw Error(Status::kIo, "the text encoder has " + std::to_string(encoder.width()) +
-                               " channels, the transformer's text_dim is " +
-                               std::to_string(model.text_dim));
-}
-
-engine::Video pixels_of(const engine::Generation& generation, const GenerateSettings& settings) {
-  const auto& size = settings.request.size;
-  return engine::video_of(generation.sample, {static_cast<int>(size[0]), static_cast<int>(size[1]),
-                                              static_cast<int>(size[2])});
-}
-
-/// So that small videos can be seen.
-int enlargement(const GenerateSettings& settings) {
-  constexpr index_t kVisible = 256;
-  const auto& size = settings.request.size;
-  const index_t fits = std::max<index_t>(1, kVisible / std::max(size[1], size[2]));
-  return settings.enlarge.value_or(static_cast<int>(fits));
-}
-
 void write_latents(const std::filesystem::path& path, const engine::Generation& generation,
                    const engine::WanConfig& model, const GenerateSettings& settings) {
   const auto& size = settings.request.size;
@@ -321,24 +205,12 @@ void store(const GenerateCommand& command, const GenerateSettings& settings,
   if (writes_latents(command)) {
     write_latents(path, result.generation, model, settings);
   } else {
-    result.pixels = pixels_of(result.generation, settings);
-    result.shown = engine::enlarged(*result.pixels, enlargement(settings));
+    result.pixels = pixels_of(result.generation, settings.request.size);
+    const int fits = visible_enlargement(settings.request.size[1], settings.request.size[2]);
+    result.shown = engine::enlarged(*result.pixels, settings.enlarge.value_or(fits));
     engine::write_video(path, *result.shown, settings.frames_per_second);
   }
   result.files.push_back(path);
-}
-
-/// q, k and v of the chosen layers and steps.
-engine::GenerationObserver capturing(const CaptureChoice& choice, const GenerateCommand& command,
-                                     std::vector<Capture>& written) {
-  engine::GenerationObserver observer;
-  observer.after_attention = [&](int step, const engine::LayerAttention& layer) {
-    if (!choice.steps.contains(step) || !choice.layers.contains(layer.layer)) return;
-    const std::filesystem::path path = capture_path(command.out, layer.layer, step);
-    write_capture(path, step, command.prompt, layer);
-    written.push_back({path, layer.layer, step, {}});
-  };
-  return observer;
 }
 
 /// What the same video would take with dense attention: as long as the warm-up's steps, or, without
@@ -355,13 +227,10 @@ double dense_seconds(const engine::Generation& generation) {
 void run_dense(const GenerateCommand& command, const GenerateSettings& settings,
                engine::WanTransformer& model, const engine::GenerationObserver& observer,
                GenerationRun& run) {
-  engine::GenerationRequest request = settings.request;
-  request.attention = engine::dense_config();
-  request.layers.clear();
   GeneratedVideo& dense = run.dense.emplace();
   dense.name = "dense";
-  dense.generation =
-      engine::generate(model, engine::read_scheduler_config(command.model), request, observer);
+  dense.generation = engine::generate(model, engine::read_scheduler_config(command.model),
+                                      engine::dense_request(settings.request), observer);
   store(command, settings, model.config(), variant_path(command.out, dense.name), dense);
   if (!dense.shown) return;
   run.quality = engine::compare_videos(*dense.pixels, *run.psa.pixels);
@@ -375,7 +244,6 @@ void run_dense(const GenerateCommand& command, const GenerateSettings& settings,
 GenerationRun run_model(const GenerateCommand& command, GenerateSettings& settings,
                         engine::WanTransformer& model, const engine::TextEncoder& encoder) {
   engine::GenerationRequest& request = settings.request;
-  check_text(encoder, model.config());
   const std::vector<float> unconditional = encoder.unconditional();
   request.unconditional = unconditional;
 
@@ -390,13 +258,14 @@ GenerationRun run_model(const GenerateCommand& command, GenerateSettings& settin
   run.seed = request.seed;
   run.guidance = static_cast<double>(request.guidance);
 
-  StepProgress progress(settings.compares_dense ? 2 : 1, request.steps, command.is_json);
+  StepProgress progress("generate", settings.compares_dense ? 2 : 1, request.steps,
+                        command.is_json);
   CaptureChoice choice;
   engine::GenerationObserver observer;
   if (!command.capture.empty()) {
     choice =
         parse_capture(command.capture, static_cast<int>(model.config().num_layers), request.steps);
-    observer = capturing(choice, command, run.captures);
+    observer = capturing(choice, command.out, command.prompt, run.captures);
   }
   observer.after_step = [&](const engine::StepReport& step) { progress.end_step(step); };
   run.psa.name = "psa";
@@ -419,7 +288,7 @@ void compare_captures(const GenerateCommand& command, const Config& attention, G
   PlanOptions options;
   options.backend = command.backend;
   options.num_threads = command.threads;
-  for (Capture& capture : run.captures) {
+  for (WrittenCapture& capture : run.captures) {
     capture.comparison =
         compare_capture(capture.path, run.grid, attention, options, command.is_json);
   }
@@ -445,15 +314,6 @@ ReportFacts report_facts(const std::string& command_line, DeviceType backend) {
   return facts;
 }
 
-engine::EngineOptions engine_options(const GenerateCommand& command) {
-  engine::EngineOptions options;
-  options.backend = parse_word({"--backend", command.backend}, kBackends);
-  options.num_threads = command.threads;
-  options.compute = command.compute.empty() ? engine::preferred_compute(options.backend)
-                                            : parse_dtype("--compute", command.compute);
-  return options;
-}
-
 void run_generate(const GenerateCommand& command, const std::string& command_line) {
   const auto encoder = engine::open_text_encoder(command.model);
   if (command.lists_words) return print_words(*encoder);
@@ -464,8 +324,9 @@ void run_generate(const GenerateCommand& command, const std::string& command_lin
   const std::vector<float> text = encoder->encode(command.prompt);
   settings.request.text = text;
   check_outputs(command, settings);
-  const engine::EngineOptions options = engine_options(command);
-  const auto model = engine::WanTransformer::load(command.model, options);
+  const engine::EngineOptions options =
+      engine_options(command.backend, command.compute, command.threads);
+  const auto model = load_transformer(command.model, options, *encoder);
   check_channels(command, model->config());
   GenerationRun run = run_model(command, settings, *model, *encoder);
   run.compute = std::string(name_of(options.compute));
@@ -502,32 +363,11 @@ void add_model_options(CLI::App& command, GenerateCommand& options) {
   command.add_option("--backend", options.backend, "where: cpu (default) or cuda (device 0)")
       ->type_name("NAME")
       ->group(kGroup);
-  command
-      .add_option("--compute", options.compute,
-                  "default: bf16 where the processor has it, and on CUDA, which takes no other")
-      ->type_name("f32|bf16")
-      ->group(kGroup);
+  add_compute_option(command, options.compute, kGroup);
   command.add_option("--threads", options.threads, "0 (default): one per usable processor")
       ->type_name("N")
       ->check(CLI::Range(0, 1024).description(""))
       ->group(kGroup);
-}
-
-void add_sampling_options(CLI::App& command, GenerateCommand& options) {
-  constexpr const char* kGroup = "Sampling (default: the model's psa.json)";
-  const auto add = [&](const char* flag, std::string& value, const char* help,
-                       const char* type = "N") {
-    command.add_option(flag, value, help)->type_name(type)->group(kGroup);
-  };
-  add("--frames", options.frames, "of the video");
-  add("--height", options.height, "in pixels");
-  add("--width", options.width, "in pixels");
-  add("--steps", options.steps, "of the sampler (else 30)");
-  add("--seed", options.seed, "of the noise; equal seeds give equal videos (default 0)");
-  add("--guidance", options.guidance, "strength of the prompt; 1 (else) is none", "G");
-  add("--warmup-steps", options.warmup_steps, "first steps with dense attention (else 0)");
-  add("--dense-layers", options.dense_layers, "layers with dense attention, from 0, or none",
-      "N,...");
 }
 
 void add_result_options(CLI::App& command, GenerateCommand& options) {
@@ -573,7 +413,7 @@ void add_generate_command(CLI::App& app) {
       app.add_subcommand("generate", "a video from a prompt, by a model with PSA inside");
   const auto options = std::make_shared<GenerateCommand>();
   add_model_options(*command, *options);
-  add_sampling_options(*command, *options);
+  options->sampling.add(*command);
   add_result_options(*command, *options);
   options->call.add_attention(*command);
   command->footer(
