@@ -2,7 +2,7 @@
 #include <cudaTypedefs.h>
 
 #include "cuda/launch.cuh"
-#include "cuda/tensor_map.hpp"
+#include "cuda/tensor_map.cuh"
 
 namespace psa::cuda {
 namespace {

@@ -2,7 +2,7 @@
 #include <optional>
 
 #include "cuda/attention/kv_maps.cuh"
-#include "cuda/tensor_map.hpp"
+#include "cuda/tensor_map.cuh"
 #include "semantics/pooling.hpp"
 
 namespace psa::cuda {

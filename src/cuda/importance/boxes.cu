@@ -1,6 +1,6 @@
 // SPDX-License-Identifier: Apache-2.0
 #include "cuda/importance/boxes.cuh"
-#include "cuda/tensor_map.hpp"
+#include "cuda/tensor_map.cuh"
 
 namespace psa::cuda::estimation {
 namespace {
