@@ -1,6 +1,6 @@
 # SPDX-License-Identifier: Apache-2.0
 # Thin wrapper: what each target does is in scripts/, how it is built in CMakePresets.json.
-.PHONY: demo test test-python format hooks clean
+.PHONY: demo test test-python quality format hooks clean
 
 demo:  ## install what is missing, build the library and the command line, run it on real q, k, v
 	scripts/install-deps demo
@@ -13,6 +13,10 @@ test:  ## install what is missing, run every check
 test-python:  ## test the Python package with torch, diffusers and transformers, and its wheel
 	scripts/install-deps demo test
 	scripts/test-python --torch
+
+quality:  ## measure what sparse attention loses on the bundled models, write docs/quality.md again
+	scripts/install-deps demo test
+	scripts/quality
 
 format:  ## lay out the sources with clang-format 14
 	scripts/check-format --fix

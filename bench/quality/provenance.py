@@ -1,0 +1,27 @@
+# SPDX-License-Identifier: Apache-2.0
+"""Where results come from: machine, commit and command."""
+import json
+import subprocess
+import sys
+
+
+def facts(psa: str) -> dict:
+    """For the head of a results file."""
+    return {"machine": machine(psa), "commit": commit(),
+            "command": " ".join(["python3 -m bench.quality", *sys.argv[1:]])}
+
+
+def machine(psa: str) -> dict:
+    """Where this runs, in the words of `psa doctor`."""
+    found = json.loads(subprocess.run([psa, "doctor", "--json"], capture_output=True, text=True,
+                                      check=True).stdout)
+    used = next(b for b in found["backends"] if b["state"] == "used")
+    return {"cpu": found["machine"]["cpu"], "threads": found["machine"]["usable_processors"],
+            "backend": used["name"], "isa": used["isa"]}
+
+
+def commit() -> str:
+    """The commit of the tree, with a mark where tracked files differ from it."""
+    found = subprocess.run(["git", "describe", "--always", "--dirty", "--exclude", "*"],
+                           capture_output=True, text=True, check=False)
+    return found.stdout.strip()
