@@ -30,7 +30,7 @@ int main() try {
   const psa::ProblemShape shape{
       .heads_q = heads, .heads_kv = heads, .len_q = tokens, .len_kv = tokens, .head_dim = dim};
   const psa::TokenLayout layout{.grid = grid};
-  const psa::Plan plan = psa::Plan::create(shape, layout, psa::find_preset("balanced").config);
+  const psa::Plan plan = psa::Plan::create(shape, layout, psa::find_preset("quality").config);
   psa::Workspace workspace(plan.workspace_bytes());
   psa::RunStats stats;
   psa::run(plan, {.q = view(q), .k = view(k), .v = view(v), .out = view(sparse)}, workspace.bytes(),

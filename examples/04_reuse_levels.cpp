@@ -7,7 +7,7 @@
 
 int main() try {
   Sample first(0.0);
-  const psa::Config config = psa::find_preset("balanced").config;
+  const psa::Config config = psa::find_preset("quality").config;
   const psa::Plan plan = psa::Plan::create(first.shape, first.layout, config);
   psa::Workspace workspace(plan.workspace_bytes());
 
