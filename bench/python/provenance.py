@@ -5,10 +5,11 @@ import sys
 
 
 def commit():
-    """Of the working tree; nothing where there is no git, as on machines that get a copy."""
+    """Of the working tree, with a mark where tracked files differ from it; nothing where there is
+    no git, as on machines that get a copy."""
     try:
-        found = subprocess.run(["git", "rev-parse", "--short", "HEAD"], capture_output=True,
-                               text=True, check=False)
+        found = subprocess.run(["git", "describe", "--always", "--dirty", "--exclude", "*"],
+                               capture_output=True, text=True, check=False)
     except OSError:
         return ""
     return found.stdout.strip()

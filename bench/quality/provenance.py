@@ -4,6 +4,8 @@ import json
 import subprocess
 import sys
 
+from bench.python.provenance import commit
+
 
 def facts(psa: str) -> dict:
     """For the head of a results file."""
@@ -18,10 +20,3 @@ def machine(psa: str) -> dict:
     used = next(b for b in found["backends"] if b["state"] == "used")
     return {"cpu": found["machine"]["cpu"], "threads": found["machine"]["usable_processors"],
             "backend": used["name"], "isa": used["isa"]}
-
-
-def commit() -> str:
-    """The commit of the tree, with a mark where tracked files differ from it."""
-    found = subprocess.run(["git", "describe", "--always", "--dirty", "--exclude", "*"],
-                           capture_output=True, text=True, check=False)
-    return found.stdout.strip()

@@ -18,8 +18,7 @@
 // DRAM was the bound.
 //
 // A tile is `parts` x `chunks` pieces of 64 channels. Chunks pass through a ring of stages in
-// shared memory; all warps multiply. What they multiply with is a class of its
-// own:
+// shared memory; all warps multiply. What they multiply with is a class of its own:
 //
 //   MultiplierSm80  mma.sync (multiply_sm80.cuh): products are there when multiply() returns
 //   MultiplierSm90  wgmma (multiply_sm90.cuh): they come while the warps go on to the next chunk
