@@ -35,6 +35,16 @@ void allow_shared_memory(Kernel* kernel, std::size_t bytes) {
              "cudaFuncSetAttribute");
 }
 
+/// Of the current device.
+inline int multiprocessors() {
+  int device = 0;
+  int count = 0;
+  check_cuda(cudaGetDevice(&device), "cudaGetDevice");
+  check_cuda(cudaDeviceGetAttribute(&count, cudaDevAttrMultiProcessorCount, device),
+             "cudaDeviceGetAttribute");
+  return count;
+}
+
 /// Launches clusters of `cluster_ctas` CTAs, at most as many as the device runs at the same time.
 template <typename Kernel, typename Params>
 void launch_clusters(Kernel* kernel, unsigned int cluster_ctas, unsigned int clusters,

@@ -84,7 +84,9 @@ void launch_for_rest(const StageContext& context, const AttentionParams& params)
 }  // namespace
 
 void attention_sm80(const StageContext& context, const core::AttentionParams& params) {
-  if (context.geometry.config.rest == Rest::kLinear) make_first_order_maps(context, params);
+  if (context.geometry.config.rest == Rest::kLinear) {
+    make_first_order_maps(context, params, sum_covariances);
+  }
   const AttentionParams device_params = make_attention_params(context, params);
   switch (context.geometry.shape.dtype_q) {
     case DType::kF16:

@@ -26,15 +26,6 @@ struct Traits {
   static constexpr int kValueStages = kHeadDim == 128 ? 3 : 4;
 };
 
-int multiprocessors() {
-  int device = 0;
-  int count = 0;
-  check_cuda(cudaGetDevice(&device), "cudaGetDevice");
-  check_cuda(cudaDeviceGetAttribute(&count, cudaDevAttrMultiProcessorCount, device),
-             "cudaDeviceGetAttribute");
-  return count;
-}
-
 template <DType kDType, int kHeadDim, bool kFirstOrder>
 void launch(const StageContext& context, const AttentionParams& p) {
   using Variant = Traits<kDType, kHeadDim, kFirstOrder>;
@@ -84,7 +75,9 @@ void attention_sm90(const StageContext& context, const core::AttentionParams& ca
     attention_sm80(context, call);
     return;
   }
-  if (context.geometry.config.rest == Rest::kLinear) make_first_order_maps(context, call);
+  if (context.geometry.config.rest == Rest::kLinear) {
+    make_first_order_maps(context, call, sum_covariances_sm90);
+  }
   const AttentionParams params = make_attention_params(context, call);
   if (context.geometry.shape.dtype_kv == DType::kF16) {
     launch<DType::kF16>(context, params);

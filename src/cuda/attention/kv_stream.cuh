@@ -200,6 +200,33 @@ struct KvStream {
   }
 };
 
+/// Where the rows of one level of a head lie. Strides are in bytes.
+struct KvSource {
+  const std::byte* k;
+  const std::byte* v;
+  index_t k_stride, v_stride;
+};
+
+__device__ inline KvSource source_of(const AttentionParams& p, const QueryBlock& q, int code,
+                                     int element_bytes) {
+  if (code == semantics::kFinestLevel) {
+    return {p.k.data + (q.batch * p.k.batch_stride + q.head_kv * p.k.head_stride) * element_bytes,
+            p.v.data + (q.batch * p.v.batch_stride + q.head_kv * p.v.head_stride) * element_bytes,
+            p.k.token_stride * element_bytes, p.v.token_stride * element_bytes};
+  }
+  const index_t head = static_cast<index_t>(q.batch) * p.heads_kv + q.head_kv;
+  const index_t row_bytes = static_cast<index_t>(p.head_dim) * element_bytes;
+  const index_t offset = head * p.pooled_rows[code] * row_bytes;
+  return {p.pooled_k[code] + offset, p.pooled_v[code] + offset, row_bytes, row_bytes};
+}
+
+/// Row of a source that row `row` of the level (level 1: a working position) is.
+__device__ inline int source_row(const AttentionParams& p, const QueryBlock& q, int code, int row) {
+  if (code != semantics::kFinestLevel || p.kv_order.index == nullptr) return row;
+  return p.kv_order
+      .index[q.batch * p.kv_order.batch_stride + q.head_kv * p.kv_order.head_stride + row];
+}
+
 /// Addresses of a real row's key and value.
 struct KvAddress {
   const std::byte* k;
@@ -208,22 +235,9 @@ struct KvAddress {
 
 __device__ inline KvAddress address_of(const AttentionParams& p, const QueryBlock& q,
                                        const KvRow& row, int element_bytes) {
-  if (row.code == semantics::kFinestLevel) {
-    index_t token = row.row;
-    if (p.kv_order.index != nullptr) {
-      token = p.kv_order.index[q.batch * p.kv_order.batch_stride +
-                               q.head_kv * p.kv_order.head_stride + row.row];
-    }
-    return {p.k.data + (q.batch * p.k.batch_stride + q.head_kv * p.k.head_stride +
-                        token * p.k.token_stride) *
-                           element_bytes,
-            p.v.data + (q.batch * p.v.batch_stride + q.head_kv * p.v.head_stride +
-                        token * p.v.token_stride) *
-                           element_bytes};
-  }
-  const index_t head = static_cast<index_t>(q.batch) * p.heads_kv + q.head_kv;
-  const index_t offset = (head * p.pooled_rows[row.code] + row.row) * p.head_dim * element_bytes;
-  return {p.pooled_k[row.code] + offset, p.pooled_v[row.code] + offset};
+  const KvSource source = source_of(p, q, row.code, element_bytes);
+  const index_t at = source_row(p, q, row.code, row.row);
+  return {source.k + at * source.k_stride, source.v + at * source.v_stride};
 }
 
 /// Row of q and of the outputs that a working position stands for.

@@ -21,10 +21,11 @@ __device__ inline const std::byte* zero_row() {
   return reinterpret_cast<const std::byte*>(kZeroRow);
 }
 
-/// A tile is copied in one of two ways, which BoxPlan tells ahead. As boxes: keys by warp 0, values
-/// by warp 1, while the others pass on. Row by row: warp w copies rows 2w and 2w + 1 of every
-/// granule, 32 rows, of which each lane looks up one (row e of the warp is stream row
-/// row_of_entry(e)) and the others learn by shuffle.
+/// A tile is copied in one of three ways, which TilePlan tells ahead. As boxes: keys by warp 0,
+/// values by warp 1, while the others pass on. Row by row: warp w copies rows 2w and 2w + 1 of
+/// every granule. Where all rows of a tile are plain (of one level, there, and with nothing to note
+/// one by one), the plan has them; otherwise each lane looks up one of the warp's 32 rows (row e is
+/// stream row row_of_entry(e)) and the others learn by shuffle, in many more instructions.
 template <typename Traits>
 struct Producer {
   using Storage = SharedStorage<Traits>;
@@ -32,16 +33,19 @@ struct Producer {
   static constexpr int kElementBytes = sizeof(typename Traits::Element);
   static constexpr int kLanesPerRow = Traits::kHeadDim / 8;  // 16 bytes each
   static constexpr int kRowsPerCopy = 32 / kLanesPerRow;     // of one warp
+  static constexpr int kGranulesPerCopy = kRowsPerCopy / 2;
+  static constexpr int kCopies = TilePlan::kTileGranules / kGranulesPerCopy;
   static constexpr int kKeyWarp = 0;
   static constexpr int kValueWarp = 1;
   static_assert(Traits::kTileKv == 128 && kQueryRows == 128, "a lane looks up one row of a tile");
-  static_assert(BoxPlan::kTiles * BoxPlan::kTileGranules == kWarpgroup);
+  static_assert(TilePlan::kTiles * TilePlan::kTileGranules == kWarpgroup);
 
   /// A tile as a lane knows it.
   struct Tile {
-    std::uint32_t begins;  // BoxPlan
-    std::uint32_t box;     // as boxes: of granule lane % 16
-    KvRow row;             // row by row: the lane's row, looked up before the slot is empty
+    std::uint32_t begins;        // TilePlan
+    std::uint32_t box;           // as boxes and plain: of granule lane % 16
+    const TilePlan::Rows* rows;  // plain: where the plan has them; else null
+    KvRow row;                   // else: the lane's row, looked up before the slot is empty
     KvAddress address;
   };
 
@@ -49,6 +53,7 @@ struct Producer {
   const KvMaps& maps;
   Storage& shared;
   int warp, lane;
+  bool can_be_plain;  // no causal notes; strides, in bytes, are factors of 32 bits
   RingIndex<Traits::kKeyStages> k_ring;
   RingIndex<Traits::kValueStages> v_ring;
   int note_slot = 0;
@@ -60,9 +65,26 @@ struct Producer {
         maps(kv_maps),
         shared(storage),
         warp(uniform(static_cast<int>(threadIdx.x) / 32)),
-        lane(static_cast<int>(threadIdx.x) % 32) {}
+        lane(static_cast<int>(threadIdx.x) % 32),
+        can_be_plain(!p.is_causal && is_factor(p.k.token_stride) && is_factor(p.v.token_stride)) {}
+
+  static __device__ bool is_factor(index_t token_stride) {
+    return token_stride >= 0 && token_stride * kElementBytes < index_t{1} << 32;
+  }
 
   __device__ int row_of_entry(int e) const { return e / 2 * 8 + 2 * warp + e % 2; }
+
+  /// Where the lane copies to in the first of a warp's copies of a tile.
+  __device__ std::uint32_t first_copy(const std::byte* tile) const {
+    const int chunk = lane % kLanesPerRow;
+    const int row_in_copy = lane / kLanesPerRow;
+    const int line = 2 * warp + row_in_copy % 2;  // of the granule
+    return shared_address(tile) +
+           static_cast<std::uint32_t>(row_in_copy / 2 * Storage::kGranuleBytes) +
+           static_cast<std::uint32_t>(chunk / 8) * kHalfBytes +
+           static_cast<std::uint32_t>(line) * kLineBytes +
+           static_cast<std::uint32_t>((chunk % 8) ^ line) * 16U;
+  }
 
   /// Copies this warp's rows of a tile; `address` is that of the lane's own row. Addresses are
   /// learnt kBatch at a time, ahead of the copies, so that the shuffles overlap.
@@ -70,16 +92,11 @@ struct Producer {
     constexpr int kBatch = 8;
     const int chunk = lane % kLanesPerRow;
     const int row_in_copy = lane / kLanesPerRow;
-    const int line = 2 * warp + row_in_copy % 2;  // of the granule
     const bool has_chunk = chunk * 8 < p.head_dim;
     const auto own = reinterpret_cast<std::uint64_t>(address);
     const auto own_low = static_cast<std::uint32_t>(own);
     const auto own_high = static_cast<std::uint32_t>(own >> 32);
-    std::uint32_t to = shared_address(tile) +
-                       static_cast<std::uint32_t>(row_in_copy / 2 * Storage::kGranuleBytes) +
-                       static_cast<std::uint32_t>(chunk / 8) * kHalfBytes +
-                       static_cast<std::uint32_t>(line) * kLineBytes +
-                       static_cast<std::uint32_t>((chunk % 8) ^ line) * 16U;
+    std::uint32_t to = first_copy(tile);
 #pragma unroll 1
     for (int first = 0; first < 32; first += kBatch * kRowsPerCopy) {
       std::uint64_t from[kBatch];
@@ -102,6 +119,35 @@ struct Producer {
     }
   }
 
+  /// Place of a granule in TilePlan::Rows: the granules of a lane's copies follow each other.
+  static __device__ int place_of(int granule) {
+    return granule % kGranulesPerCopy * kCopies + granule / kGranulesPerCopy;
+  }
+
+  /// Copies this warp's rows of a plain tile from `source`, the first row of its level.
+  __device__ void copy_plain(std::byte* tile, const TilePlan::Rows& rows, const std::byte* source,
+                             index_t stride) const {
+    const int chunk = lane % kLanesPerRow;
+    const int row_in_copy = lane / kLanesPerRow;
+    if (chunk * 8 >= p.head_dim) return;
+    const auto* own = reinterpret_cast<const uint4*>(
+        &rows[2 * warp + row_in_copy % 2][place_of(row_in_copy / 2)]);
+    const std::byte* from = source + chunk * 16;
+    const auto row_bytes = static_cast<std::uint32_t>(stride);
+    std::uint32_t to = first_copy(tile);
+#pragma unroll
+    for (int four = 0; four < kCopies / 4; ++four) {
+      const uint4 row = own[four];
+      const std::uint32_t each[4] = {row.x, row.y, row.z, row.w};
+#pragma unroll
+      for (int i = 0; i < 4; ++i) {
+        copy_async_16(to + static_cast<std::uint32_t>((4 * four + i) * kGranulesPerCopy *
+                                                      Storage::kGranuleBytes),
+                      from + static_cast<std::uint64_t>(each[i]) * row_bytes);
+      }
+    }
+  }
+
   /// Copies a tile's boxes. One warp.
   __device__ void copy_boxes(std::byte* slot, const Tile& tile, const CUtensorMap* map,
                              const HeadCoordinates& finest, const QueryBlock& q,
@@ -118,11 +164,11 @@ struct Producer {
       left &= left - 1U;
       const int next_granule = left != 0 ? __ffs(static_cast<int>(left)) - 1 : 0;
       const std::uint32_t next = __shfl_sync(0xFFFFFFFFU, tile.box, next_granule);
-      const bool is_finest = box >> BoxPlan::kGroupBits == semantics::kFinestLevel;
+      const bool is_finest = box >> TilePlan::kGroupBits == semantics::kFinestLevel;
       if (elect_one()) {
         copy_box(base + static_cast<std::uint32_t>(granule * Storage::kGranuleBytes),
-                 &map[(box >> BoxPlan::kGroupBits) - 1U], 0, 0, is_finest ? finest_c2 : 0,
-                 static_cast<int>(box & BoxPlan::kNoGroup), is_finest ? finest_c4 : pooled_c4,
+                 &map[(box >> TilePlan::kGroupBits) - 1U], 0, 0, is_finest ? finest_c2 : 0,
+                 static_cast<int>(box & TilePlan::kNoGroup), is_finest ? finest_c4 : pooled_c4,
                  full);
       }
       granule = next_granule;
@@ -152,16 +198,16 @@ struct Producer {
   }
 
   /// Plans kTiles tiles from `first` on: a thread looks up a granule.
-  __device__ void plan_boxes(const QueryBlock& q, const KvStream& stream, int first) {
-    BoxPlan& plan = shared.plans[first / BoxPlan::kTiles % 2];
-    const int tile = static_cast<int>(threadIdx.x) / BoxPlan::kTileGranules;
-    const int granule = static_cast<int>(threadIdx.x) % BoxPlan::kTileGranules;
+  __device__ void plan_tiles(const QueryBlock& q, const KvStream& stream, int first) {
+    TilePlan& plan = shared.plans[first / TilePlan::kTiles % 2];
+    const int tile = static_cast<int>(threadIdx.x) / TilePlan::kTileGranules;
+    const int granule = static_cast<int>(threadIdx.x) % TilePlan::kTileGranules;
     const int at = (first + tile) * Traits::kTileKv + granule * 8;
     const KvRow row = stream.at(p, q, shared.window, at);
     const int padding = padding_code(stream);
     const bool is_padding = at >= stream.rows() && padding != 0;
     const int code = is_padding ? padding : row.code;
-    const auto group = is_padding ? BoxPlan::kNoGroup : static_cast<std::uint32_t>(row.row / 8);
+    const auto group = is_padding ? TilePlan::kNoGroup : static_cast<std::uint32_t>(row.row / 8);
     // Boxes hold whole groups of rows that all exist: the block must end before the valid keys do.
     const bool is_boxed =
         is_padding || (row.is_real && ((maps.mapped_codes >> row.code) & 1U) != 0 &&
@@ -169,19 +215,54 @@ struct Producer {
     const bool begins = (granule * 8 & (p.block_kv >> (code - 1)) - 1) == 0;
     const unsigned all_begins = __ballot_sync(0xFFFFFFFFU, begins);
     const unsigned all_boxed = __ballot_sync(0xFFFFFFFFU, is_boxed);
-    constexpr unsigned kAll = (1U << BoxPlan::kTileGranules) - 1U;
-    const int shift = tile % 2 * BoxPlan::kTileGranules;
+    constexpr unsigned kAll = (1U << TilePlan::kTileGranules) - 1U;
+    const int shift = tile % 2 * TilePlan::kTileGranules;
     const bool is_all_boxed = ((all_boxed >> shift) & kAll) == kAll;
-    plan.box[tile][granule] = static_cast<std::uint32_t>(code) << BoxPlan::kGroupBits | group;
+    plan.box[tile][granule] = static_cast<std::uint32_t>(code) << TilePlan::kGroupBits | group;
     if (granule == 0) plan.begins[tile] = is_all_boxed ? (all_begins >> shift) & kAll : 0;
+    const int first_code = __shfl_sync(0xFFFFFFFFU, row.code, shift);
+    const bool is_plain = !is_all_boxed && row.code == first_code &&
+                          plan_rows(q, stream, at, row, place_of(granule), plan.rows[tile]);
+    const unsigned all_plain = __ballot_sync(0xFFFFFFFFU, is_plain);
+    if (granule == 0) plan.is_plain[tile] = ((all_plain >> shift) & kAll) == kAll;
+  }
+
+  /// Lists the rows of the granule at stream row `at`, whose first is `first`; false if one of them
+  /// is not plain.
+  __device__ bool plan_rows(const QueryBlock& q, const KvStream& stream, int at, const KvRow& first,
+                            int place, TilePlan::Rows& rows) {
+    if (!can_be_plain || !first.is_real) return false;
+    const int factor = static_cast<int>(semantics::pool_factor(first.code, p.block_kv));
+    const bool is_one_piece = p.block_kv / factor >= 8;
+    int row[8];
+#pragma unroll
+    for (int i = 0; i < 8; ++i) {
+      row[i] = first.row + i;
+      if (!is_one_piece) {
+        const KvRow other = stream.at(p, q, shared.window, at + i);
+        if (other.weight != factor) return false;
+        row[i] = other.row;
+      }
+    }
+    if ((row[7] + 1) * factor > q.len_kv) return false;
+#pragma unroll
+    for (int i = 0; i < 8; ++i) {
+      rows[i][place] = static_cast<std::uint32_t>(source_row(p, q, first.code, row[i]));
+    }
+    return true;
   }
 
   __device__ Tile look_up(const QueryBlock& q, const KvStream& stream, int index) const {
-    const BoxPlan& plan = shared.plans[index / BoxPlan::kTiles % 2];
+    const TilePlan& plan = shared.plans[index / TilePlan::kTiles % 2];
     Tile tile{};
-    tile.begins = plan.begins[index % BoxPlan::kTiles];
+    tile.begins = plan.begins[index % TilePlan::kTiles];
     if (tile.begins != 0) {
-      tile.box = plan.box[index % BoxPlan::kTiles][lane % BoxPlan::kTileGranules];
+      tile.box = plan.box[index % TilePlan::kTiles][lane % TilePlan::kTileGranules];
+      return tile;
+    }
+    if (plan.is_plain[index % TilePlan::kTiles]) {
+      tile.box = plan.box[index % TilePlan::kTiles][0];
+      tile.rows = &plan.rows[index % TilePlan::kTiles];
       return tile;
     }
     tile.row = stream.at(p, q, shared.window, index * Traits::kTileKv + row_of_entry(lane));
@@ -197,14 +278,19 @@ struct Producer {
     if constexpr (Traits::kHasFirstOrder) shared.notes[note_slot].rest_granule = rest_granule;
   }
 
+  /// Of the lane's box.
+  static __device__ int code_of(const Tile& tile) {
+    return static_cast<int>(tile.box >> TilePlan::kGroupBits);
+  }
+
   /// Notes of a tile of boxes. One warp.
   __device__ void note_boxes(const QueryBlock& q, const Tile& tile) {
     Notes& notes = shared.notes[note_slot];
-    const auto code = static_cast<int>(tile.box >> BoxPlan::kGroupBits);
-    const std::uint32_t group = tile.box & BoxPlan::kNoGroup;
-    const bool is_padding = group == BoxPlan::kNoGroup;
+    const int code = code_of(tile);
+    const std::uint32_t group = tile.box & TilePlan::kNoGroup;
+    const bool is_padding = group == TilePlan::kNoGroup;
     const int log2_factor = log2_factor_of(code);
-    if (lane < BoxPlan::kTileGranules) notes.bias[lane] = static_cast<float>(log2_factor);
+    if (lane < TilePlan::kTileGranules) notes.bias[lane] = static_cast<float>(log2_factor);
     const int first = is_padding ? 0 : static_cast<int>(group) * 8;
     const int last = ((first + 8) << log2_factor) - 1;
     const bool is_masked = is_padding || (p.is_causal && last > q.first_position);
@@ -220,6 +306,13 @@ struct Producer {
       notes.last[lane * 4 + i] = ((half_first + i + 1) << half_log2) - 1;
       notes.adjust[lane * 4 + i] = is_half_padding ? -INFINITY : 0.0F;
     }
+  }
+
+  /// Notes of a plain tile. One warp.
+  __device__ void note_plain(int code) {
+    Notes& notes = shared.notes[note_slot];
+    if (lane < TilePlan::kTileGranules) notes.bias[lane] = static_cast<float>(log2_factor_of(code));
+    if (lane < 4) notes.is_masked[lane] = 0;
   }
 
   __device__ int log2_factor_of(int code) const {
@@ -254,7 +347,12 @@ struct Producer {
     wait(&shared.k_empty[k_ring.slot], k_ring.parity ^ 1U);
     Barrier* full = &shared.k_full[k_ring.slot];
     if (threadIdx.x == 0) note_place(item, is_last, rest_granule);
-    if (tile.begins == 0) {
+    if (tile.rows != nullptr) {
+      const KvSource source = source_of(p, q, code_of(tile), kElementBytes);
+      if (warp == kKeyWarp) note_plain(code_of(tile));
+      copy_plain(shared.k[k_ring.slot], *tile.rows, source.k, source.k_stride);
+      finish_rows(full);
+    } else if (tile.begins == 0) {
       note_rows(q, tile.row);
       copy_rows(shared.k[k_ring.slot], tile.address.k);
       finish_rows(full);
@@ -289,7 +387,11 @@ struct Producer {
   __device__ void load_values(const QueryBlock& q, const Tile& tile) {
     wait(&shared.v_empty[v_ring.slot], v_ring.parity ^ 1U);
     Barrier* full = &shared.v_full[v_ring.slot];
-    if (tile.begins == 0) {
+    if (tile.rows != nullptr) {
+      const KvSource source = source_of(p, q, code_of(tile), kElementBytes);
+      copy_plain(shared.v[v_ring.slot], *tile.rows, source.v, source.v_stride);
+      finish_rows(full);
+    } else if (tile.begins == 0) {
       copy_rows(shared.v[v_ring.slot], tile.address.v);
       finish_rows(full);
     } else if (warp == kValueWarp) {
@@ -337,8 +439,8 @@ struct Producer {
     const int tiles = (rows + Traits::kTileKv - 1) / Traits::kTileKv;
     Tile before{};
     for (int index = 0; index < tiles; ++index) {
-      if (index % BoxPlan::kTiles == 0) {
-        plan_boxes(q, stream, index);
+      if (index % TilePlan::kTiles == 0) {
+        plan_tiles(q, stream, index);
         sync_named(kProducerBarrier, kWarpgroup);  // also: all have read the plan before the last
       }
       const Tile tile = look_up(q, stream, index);

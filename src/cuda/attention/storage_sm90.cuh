@@ -43,14 +43,20 @@ inline constexpr int kFillers = 4 * (32 + 1);
 
 /// How the tiles ahead are copied. A granule's box: level code << kGroupBits | group of 8 rows of
 /// that level, kNoGroup for padding.
-struct BoxPlan {
+struct TilePlan {
   static constexpr int kTiles = 8;
   static constexpr int kTileGranules = 16;
   static constexpr int kGroupBits = 28;  // groups of 8 rows of a level: 2^28 and more tokens
   static constexpr std::uint32_t kNoGroup = (1U << kGroupBits) - 1U;
 
+  /// Rows of one tile in memory, by line of the granule, then by granule in the order in which the
+  /// lanes of a warp need them.
+  using Rows = std::uint32_t[8][kTileGranules];
+
   std::uint32_t box[kTiles][kTileGranules];
   std::uint32_t begins[kTiles];  // bit g: a box begins at granule g; 0: copied row by row
+  bool is_plain[kTiles];         // copied row by row from `rows`
+  alignas(16) Rows rows[kTiles];
 };
 
 template <typename Traits>
@@ -68,7 +74,7 @@ struct SharedStorage {
   alignas(1024) std::byte v[Traits::kValueStages][kTileBytes];
   TileNotes<Traits::kTileKv> notes[kNoteSlots];
   KvWindow window;
-  BoxPlan plans[2];
+  TilePlan plans[2];
   int next_item;
   Barrier q_full, q_empty;
   Barrier k_full[Traits::kKeyStages], k_empty[Traits::kKeyStages];

@@ -46,11 +46,12 @@ std::size_t first_order_bytes(const core::Geometry& g) {
   return bytes;
 }
 
-void make_first_order_maps(const StageContext& context, const core::AttentionParams& call) {
+void make_first_order_maps(const StageContext& context, const core::AttentionParams& call,
+                           SumCovariances& sum) {
   const FirstOrder work = carve_first_order(context.geometry, call.work);
   block_moments(context, call.inputs, work);
   rest_weights(context, call, work);
-  sum_covariances(context, work);
+  sum(context, call.inputs, work);
 }
 
 }  // namespace psa::cuda

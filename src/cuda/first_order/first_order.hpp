@@ -43,13 +43,17 @@ struct FirstOrder {
 /// core::Backend::attention_bytes.
 [[nodiscard]] std::size_t first_order_bytes(const core::Geometry& geometry);
 
-/// Fills the work memory. Launches on context.stream.
-void make_first_order_maps(const StageContext& context, const core::AttentionParams& call);
-
-// The three steps.
+// The three steps, the last with mma.sync or with wgmma.
 void block_moments(const StageContext& context, const core::Inputs& inputs, const FirstOrder& work);
 void rest_weights(const StageContext& context, const core::AttentionParams& call,
                   const FirstOrder& work);
-void sum_covariances(const StageContext& context, const FirstOrder& work);
+using SumCovariances = void(const StageContext& context, const core::Inputs& inputs,
+                            const FirstOrder& work);
+SumCovariances sum_covariances;
+SumCovariances sum_covariances_sm90;
+
+/// Fills the work memory. Launches on context.stream.
+void make_first_order_maps(const StageContext& context, const core::AttentionParams& call,
+                           SumCovariances& sum);
 
 }  // namespace psa::cuda

@@ -35,6 +35,7 @@ constexpr int kThreads = 32 * kBlocks;
 constexpr int kMaxRow = 256;        // elements of a row: head_dim <= 256
 constexpr int kLoadsAtOnce = 8;     // of queries, by lane
 constexpr int kChannelsAtOnce = 8;  // of key means, by thread
+constexpr int kLogitsAtOnce = 8;    // of a row, by lane
 
 /// The scaled weights of a row add up to 2^7 .. 2^8. With covariances of at most 2^7 (2^6, but for
 /// rounding) no element of a map reaches the largest f16.
@@ -195,16 +196,31 @@ __device__ void write_logits(const WeightParams& p, const Group& group, int kv_b
   }
 }
 
-/// What a row's weights add up to, in one pass over its KV blocks. `each(j, w)` is called with the
-/// weight e^(logit - largest), not 0, of block j.
-template <typename Each>
-__device__ void for_each_weight(const WeightParams& p, const float* logits, float largest,
-                                const Each& each) {
-  for (int j = static_cast<int>(threadIdx.x) % 32; j < p.call.num_kv_blocks; j += 32) {
-    const float logit = logits[j];
-    const float weight = logit == -INFINITY ? 0.0F : exp2f(logit - largest);
-    if (weight != 0.0F) each(j, weight);
+/// One pass of a warp over a row of `count` KV blocks: calls `each(j, logit, extra)`, extra being
+/// load(j). kLogitsAtOnce of them are loaded before the first is used.
+template <typename Load, typename Each>
+__device__ void for_each_logit(const float* logits, int count, const Load& load, const Each& each) {
+  using Extra = decltype(load(0));
+  for (int first = static_cast<int>(threadIdx.x) % 32; first < count; first += 32 * kLogitsAtOnce) {
+    float logit[kLogitsAtOnce];
+    Extra extra[kLogitsAtOnce];
+#pragma unroll
+    for (int i = 0; i < kLogitsAtOnce; ++i) {
+      const int j = first + 32 * i;
+      const bool is_there = j < count;
+      logit[i] = is_there ? logits[j] : 0.0F;
+      extra[i] = is_there ? load(j) : Extra{};
+    }
+#pragma unroll
+    for (int i = 0; i < kLogitsAtOnce; ++i) {
+      if (first + 32 * i < count) each(first + 32 * i, logit[i], extra[i]);
+    }
   }
+}
+
+/// e^(logit - largest): 0 outside of the rest set.
+__device__ float weight_of(float logit, float largest) {
+  return logit == -INFINITY ? 0.0F : exp2f(logit - largest);
 }
 
 /// A row of logits becomes weights and their factor. One warp.
@@ -216,20 +232,31 @@ __device__ void write_weights(const WeightParams& p, const Group& group, int q_b
   const index_t kv_row = group.kv_row(p);
   const float* logits = p.work.logits + row * p.call.num_kv_blocks;
   const float* unit = p.work.unit + kv_row;
+  const int count = p.call.num_kv_blocks;
   float largest = -INFINITY;
-  for (int j = lane; j < p.call.num_kv_blocks; j += 32) largest = fmaxf(largest, logits[j]);
+  for_each_logit(
+      logits, count, [](int) { return 0.0F; },
+      [&](int, float logit, float) { largest = fmaxf(largest, logit); });
   largest = warp_max(largest);
 
   float tokens_sum = 0.0F;  // of n·w
   float spread_sum = 0.0F;  // of n·w·t
   float unit_sum = 0.0F;    // of w·unit: a NaN is a block whose moments are not finite
-  for_each_weight(p, logits, largest, [&](int j, float weight) {
-    const auto tokens =
-        static_cast<float>(semantics::block_range(j, p.call.block_kv, group.kv_length).size());
-    tokens_sum += tokens * weight;
-    spread_sum += tokens * weight * p.work.key_spread[kv_row + j];
-    unit_sum += weight * unit[j];
-  });
+  const float* spread = p.work.key_spread + kv_row;
+  for_each_logit(
+      logits, count,
+      [&](int j) {
+        return float2{spread[j], unit[j]};
+      },
+      [&](int j, float logit, float2 moments) {
+        const float weight = weight_of(logit, largest);
+        if (weight == 0.0F) return;
+        const auto tokens =
+            static_cast<float>(semantics::block_range(j, p.call.block_kv, group.kv_length).size());
+        tokens_sum += tokens * weight;
+        spread_sum += tokens * weight * moments.x;
+        unit_sum += weight * moments.y;
+      });
   tokens_sum = warp_sum(tokens_sum);
   spread_sum = warp_sum(spread_sum);
   unit_sum = warp_sum(unit_sum);
@@ -244,17 +271,18 @@ __device__ void write_weights(const WeightParams& p, const Group& group, int q_b
   const bool has_term = isfinite(factor) && isfinite(unit_sum);
   if (!has_term) factor = 0.0F;
   auto* weights = reinterpret_cast<Element*>(p.work.weights) + row * p.work.weight_row;
-  for (int j = lane; j < p.work.weight_row; j += 32) weights[j] = from_float<Element>(0.0F);
-  if (has_term) {
-    for_each_weight(p, logits, largest, [&](int j, float weight) {
-      weights[j] = from_float<Element>(weight * unit[j] * fit);
-    });
-  }
+  for_each_logit(
+      logits, count, [&](int j) { return unit[j]; },
+      [&](int j, float logit, float block_unit) {
+        const float weight = has_term ? weight_of(logit, largest) : 0.0F;
+        weights[j] = from_float<Element>(weight == 0.0F ? 0.0F : weight * block_unit * fit);
+      });
+  for (int j = count + lane; j < p.work.weight_row; j += 32) weights[j] = from_float<Element>(0.0F);
   if (lane == 0) p.work.factor[row] = factor;
 }
 
 template <typename Element, bool kAligned>
-__global__ void __launch_bounds__(kThreads) weigh_rest(const __grid_constant__ WeightParams p) {
+__global__ void __launch_bounds__(kThreads, 2) weigh_rest(const __grid_constant__ WeightParams p) {
   __shared__ __align__(16) float mean[kBlocks][kMaxRow];
   const Group group = group_of(p, static_cast<int>(blockIdx.x));
   const int warp = static_cast<int>(threadIdx.x) / 32;

@@ -1,13 +1,9 @@
 // SPDX-License-Identifier: Apache-2.0
 
-// Maps of all query blocks (S-23): for every KV head one product of matrices,
+// The maps of all query blocks (sum_tile.cuh) with mma.sync.
 //
-//   map [rows, D·R] = weights [rows, Nk] · covariance [Nk, D·R],   rows = query heads x Nq
-//
-// A tiled product with mma.sync: a CTA makes 128 x 256 elements in steps of 32 KV blocks, which
-// cp.async loads kStages - 1 steps ahead. Warps make 64 x 64 each: with fewer, shared memory would
-// be the limit and not the tensor cores. CTAs that read the same columns of the covariances, which
-// are the larger operand, have neighbouring indices.
+// A CTA makes a part in steps of 32 KV blocks, which cp.async loads kStages - 1 steps ahead. Warps
+// make 64 x 64 each: with fewer, shared memory would be the limit and not the tensor cores.
 //
 // Cost: Nq·Nk·D² multiply-adds per query head; the covariances are read from memory once where L2
 // holds a step of them.
@@ -15,16 +11,12 @@
 #include "cuda/device/copy.cuh"
 #include "cuda/device/element.cuh"
 #include "cuda/device/mma.cuh"
-#include "cuda/device/shared_rows.cuh"
-#include "cuda/first_order/first_order.hpp"
-#include "cuda/grid.hpp"
+#include "cuda/first_order/sum_tile.cuh"
 #include "cuda/launch.cuh"
 
 namespace psa::cuda {
 namespace {
 
-constexpr int kTileRows = 128;
-constexpr int kTileColumns = 256;
 constexpr int kWarpTile = 64;
 constexpr int kStep = 32;
 constexpr int kStages = 4;
@@ -33,30 +25,10 @@ constexpr int kWeightBytes = kStep * 2;  // of a row in shared memory
 constexpr int kMatrixBytes = kTileColumns * 2;
 constexpr int kRowWarps = kTileRows / kWarpTile;
 
-struct SumParams {
-  const std::byte* weights;     // [heads, rows, weight_row]
-  const std::byte* covariance;  // [heads, inner, columns]
-  std::byte* map;               // [heads, rows, columns]
-  int rows, columns, inner, weight_row;
-  int row_tiles, column_tiles;
-};
-
 struct SharedMemory {
   alignas(128) std::byte weights[kStages][kTileRows * kWeightBytes];
   alignas(128) std::byte matrix[kStages][kStep * kMatrixBytes];
 };
-
-/// The part of the product that a CTA makes.
-struct Part {
-  index_t head;
-  int row, column;
-};
-
-__device__ Part part_of(const SumParams& p, int cta) {
-  const int row_tile = cta % p.row_tiles;
-  cta /= p.row_tiles;
-  return {cta / p.column_tiles, row_tile * kTileRows, cta % p.column_tiles * kTileColumns};
-}
 
 /// The pieces of 8 elements that a thread copies in every step: of both operands the same columns
 /// of rows that lie kRows apart.
@@ -139,15 +111,8 @@ __device__ void write_sums(const SumParams& p, const Part& part, std::byte* tile
     }
   }
   __syncthreads();
-  constexpr int kPieces = kTileColumns / 8;
-  auto* map = reinterpret_cast<Element*>(p.map);
-  for (int i = static_cast<int>(threadIdx.x); i < kTileRows * kPieces; i += kThreads) {
-    const int row = part.row + i / kPieces;
-    const int column = part.column + i % kPieces * 8;
-    if (row >= p.rows || column >= p.columns) continue;
-    *reinterpret_cast<uint4*>(map + (part.head * p.rows + row) * p.columns + column) =
-        load_shared(piece_address<kMatrixBytes>(tile, i / kPieces, i % kPieces));
-  }
+  write_tile<Element, kTileRows, kTileColumns>(p, part.head, part.row, part.column, tile,
+                                               static_cast<int>(threadIdx.x), kThreads);
 }
 
 template <typename Element>
@@ -157,13 +122,15 @@ __global__ void __launch_bounds__(kThreads, 1) sum_blocks(const __grid_constant_
   auto& shared = *reinterpret_cast<SharedMemory*>(dynamic);
   const Part part = part_of(p, static_cast<int>(blockIdx.x));
   const Copier<Element, kStep / 8> weights(
-      reinterpret_cast<const Element*>(p.weights) + (part.head * p.rows + part.row) * p.weight_row,
+      reinterpret_cast<const Element*>(p.weights) +
+          (index_t{part.head} * p.rows + part.row) * p.weight_row,
       p.weight_row);
   const Copier<Element, kTileColumns / 8> matrix(reinterpret_cast<const Element*>(p.covariance) +
-                                                     part.head * p.inner * p.columns + part.column,
+                                                     index_t{part.head} * p.inner * p.columns +
+                                                     part.column,
                                                  p.columns);
   const bool has_column = part.column + matrix.piece * 8 < p.columns;
-  const int steps = (p.inner + kStep - 1) / kStep;
+  const int steps = (weighted_blocks(p, part) + kStep - 1) / kStep;
   const auto load_step = [&](int step) {
     if (step < steps) {
       const int stage = step % kStages;
@@ -193,24 +160,14 @@ __global__ void __launch_bounds__(kThreads, 1) sum_blocks(const __grid_constant_
 
 }  // namespace
 
-void sum_covariances(const StageContext& context, const FirstOrder& work) {
+void sum_covariances(const StageContext& context, const core::Inputs& inputs,
+                     const FirstOrder& work) {
   const core::Geometry& g = context.geometry;
-  SumParams p{};
-  p.weights = work.weights;
-  p.covariance = work.covariance;
-  p.map = work.map;
-  p.rows = static_cast<int>(grid_of(g.heads_per_kv() * g.num_q_blocks));
-  p.columns = static_cast<int>(g.shape.head_dim) * work.row;
-  p.inner = static_cast<int>(g.num_kv_blocks);
-  p.weight_row = work.weight_row;
-  p.row_tiles = static_cast<int>(semantics::ceil_div(p.rows, kTileRows));
-  p.column_tiles = static_cast<int>(semantics::ceil_div(p.columns, kTileColumns));
-  const unsigned int ctas =
-      grid_of(g.shape.batch * g.shape.heads_kv * index_t{p.row_tiles} * p.column_tiles);
+  const SumParams p = sum_params(g, inputs, work);
   const auto kernel =
       g.shape.dtype_kv == DType::kF16 ? sum_blocks<__half> : sum_blocks<__nv_bfloat16>;
   allow_shared_memory(kernel, sizeof(SharedMemory));
-  kernel<<<ctas, kThreads, sizeof(SharedMemory), stream_of(context.stream)>>>(p);
+  kernel<<<grid_of(p.parts()), kThreads, sizeof(SharedMemory), stream_of(context.stream)>>>(p);
   check_launch("sum_blocks");
 }
 
