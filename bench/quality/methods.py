@@ -22,6 +22,8 @@ PUBLISHED_QUOTA = (0.10, 0.15, 0.15, 0.35)  # psa_balanced of CogVideo_5b, the p
 PUBLISHED_THRESHOLD = (0.5, 0.6, 0.7, 0.8)  # psa_balanced of Wan2.1_1.3b
 PUBLISHED_CAP = (0.7, 0.65, 0.6)  # of the same
 UNDERSTANDING = psa.preset("qwen2.5-vl").config
+_CAUSAL = {"causal": True, "sink": 1}
+_CAUSAL_SPACE = {"orders": ("none",), "estimators": (*ESTIMATORS, "antidiagonal")}
 
 
 @dataclass(frozen=True)
@@ -85,6 +87,35 @@ def _searched(shape: tuple[float, ...], orders=ORDERS, estimators=ESTIMATORS, bl
             yield choice(order, estimator, blocks[0], blocks[1:])
 
     return choices
+
+
+def _counted(orders, estimators, blocks=BLOCKS, **fixed) -> Callable[..., Iterator[Choice]]:
+    """As `_searched` with one level, but most of the density goes to an equal number of KV blocks
+    for each query block, and the knob's equal share of what it sees only to the rest of it.
+    Causal rows see unequal numbers."""
+
+    def choice(order, estimator, block, density, grid, others=()) -> Choice:
+        # m blocks of each row, of up to n: a density of 1 - (1 - m / n)^2.
+        seen = math.prod(grid) / block[1]
+        count = int(seen * (1 - math.sqrt(1 - 0.7 * density)))
+        config = psa.Config(order=order, importance=estimator, block=block, min_full=count, **fixed)
+        return Choice(f"{order}, {estimator}, {block[0]}x{block[1]}, equal counts",
+                      lambda knob: Trial(_shares(config, (1,), knob)), most=1,
+                      other_blocks=tuple(choice(order, estimator, other, density, grid)
+                                         for other in others))
+
+    def choices(density, grid) -> Iterator[Choice]:
+        for order, estimator in itertools.product(orders, estimators):
+            yield choice(order, estimator, blocks[0], density, grid, blocks[1:])
+
+    return choices
+
+
+def _causal_top_k(rest: str) -> Callable[[float, object], Iterator[Choice]]:
+    """Top-k of causal rows: by share or by count."""
+    by_share = _searched((1,), rest=rest, **_CAUSAL_SPACE, **_CAUSAL)
+    by_count = _counted(rest=rest, **_CAUSAL_SPACE, **_CAUSAL)
+    return lambda density, grid: itertools.chain(by_share(density, grid), by_count(density, grid))
 
 
 def _split(**fixed) -> Callable[[float, object], Iterator[Choice]]:
@@ -157,8 +188,6 @@ BIDIRECTIONAL = (
            _searched((1,), rule="threshold", rest="linear"), is_psa=True),
 )
 
-_CAUSAL = {"causal": True, "sink": 1}
-_CAUSAL_SPACE = {"orders": ("none",), "estimators": (*ESTIMATORS, "antidiagonal")}
 CAUSAL_PUBLISHED = Method("published understanding", "antidiagonal, published shares of the mass, "
                           "similarity cap, sink",
                           _searched(UNDERSTANDING.budget, orders=("none",),
@@ -166,13 +195,13 @@ CAUSAL_PUBLISHED = Method("published understanding", "antidiagonal, published sh
                                     rule="threshold", rest="skip",
                                     similarity=UNDERSTANDING.similarity, **_CAUSAL))
 CAUSAL_BINARY = Method("binary top-k", BINARY.note,
-                       _searched((1,), rest="skip", **_CAUSAL_SPACE, **_CAUSAL))
+                       _causal_top_k("skip"))
 CAUSAL = (
     CAUSAL_BINARY,
     Method("binary mass", "blocks in full up to a share of the mass: SpargeAttn",
            _searched((1,), rule="threshold", rest="skip", **_CAUSAL_SPACE, **_CAUSAL)),
     Method("binary + block mean", "best blocks in full, the rest as means: TensorRT-Edge-LLM",
-           _searched((1,), rest="mean", **_CAUSAL_SPACE, **_CAUSAL)),
+           _causal_top_k("mean")),
     CAUSAL_PUBLISHED,
     Method("published understanding, no cap", "the same without the similarity cap",
            _searched(UNDERSTANDING.budget, rule="threshold", rest="skip", **_CAUSAL_SPACE,
@@ -180,11 +209,9 @@ CAUSAL = (
     Method("psa, four levels", "the same split, antidiagonal",
            _split(importance="antidiagonal", **_CAUSAL), is_psa=True),
     Method("psa, one level, linear", "best blocks in full, the rest as means with their "
-           "first-order term", _searched((1,), rest="linear", **_CAUSAL_SPACE, **_CAUSAL),
-           is_psa=True),
+           "first-order term", _causal_top_k("linear"), is_psa=True),
     Method("psa, one level, linear, all costs", "the same, selection and first-order term inside "
-           "the density", _searched((1,), rest="linear", **_CAUSAL_SPACE, **_CAUSAL),
-           is_psa=True, pays_selection=True),
+           "the density", _causal_top_k("linear"), is_psa=True, pays_selection=True),
     Method("psa, mass, linear", "blocks in full up to a share of the mass, the rest as above",
            _searched((1,), rule="threshold", rest="linear", **_CAUSAL_SPACE, **_CAUSAL),
            is_psa=True),

@@ -25,7 +25,7 @@ class Effort:
     """How many captures each part takes."""
 
     densities: tuple[float, ...] = (0.05, 0.10, 0.15, 0.25)
-    by_head: tuple[float, ...] = (0.10, 0.15)
+    by_head: tuple[float, ...] = densities
     """Those for which `psa tune` finds the densities of heads."""
     search: int = 4
     """Tuning captures on which settings are chosen."""
@@ -120,10 +120,9 @@ class Study:
         if not path.exists():
             prompt = self.tuning[0].prompt
             files = [str(c.path) for c in self.tuning if c.prompt == prompt]
-            flags = ["--causal", "--sink", "1"] if self.model.causal else []
             subprocess.run([psa_program, "tune", "--qkv", *files, "--target",
                             f"density={density:g}", "--order", order, "--importance", estimator,
-                            "--block", block, "--levels", "1", "--rest", "linear", *flags,
+                            "--block", block, "--levels", "1", "--rest", "linear",
                             "-o", str(path)], check=True, stdout=sys.stderr)
         layers = psa.preset_from_yaml(path).layers
         method = Method(BY_HEAD, BY_HEAD_NOTE, lambda *_: iter(()), is_psa=True)

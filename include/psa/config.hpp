@@ -40,7 +40,7 @@ enum class LevelRule : std::int32_t {
 enum class Rest : std::int32_t {
   kSkip = 0,    ///< nothing (the paper)
   kMean = 1,    ///< one key/value, the mean of the block, with bias ln(tokens in the block)
-  kLinear = 2,  ///< the mean and the first-order term of the soft-max around it; CPU only
+  kLinear = 2,  ///< the mean, with the next order of the soft-max around it
 };
 
 /// Whether unselected blocks are read as their mean.

@@ -103,7 +103,8 @@ class QueryBlock {
 };
 
 /// Multiply-adds of S-23 in units of head_dim: the covariances of the blocks once per KV head, and
-/// for each query block their weighted sum and its product with the rows.
+/// for each query block their weighted sum, the variances of its logits and the product with the
+/// rows.
 class CorrectionMacs {
  public:
   explicit CorrectionMacs(const Geometry& g) : g_(g) {}
@@ -116,7 +117,7 @@ class CorrectionMacs {
   [[nodiscard]] double of_row(index_t q_block, index_t means) const {
     if (!is_linear() || means == 0) return 0.0;
     const Range queries = semantics::block_range(q_block, g_.config.block_q, g_.shape.len_q);
-    return dim() * static_cast<double>(means + queries.size());
+    return dim() * static_cast<double>(means + queries.size()) + static_cast<double>(means);
   }
 
  private:

@@ -112,11 +112,13 @@ Workspace Plan::lay_out(std::byte* base, std::size_t* bytes) const {
     ws.caps = ledger.take<std::uint8_t>(elements(kv_heads * geometry_.num_kv_blocks));
   }
   const index_t row_floats = shape.heads_q * geometry_.num_kv_blocks;
-  ws.importance = ledger.take<float>(elements(chunk_q_blocks_ * row_floats));
   ws.levels = ledger.take<LevelCode>(elements(shape.batch * geometry_.num_q_blocks * row_floats));
-  if (config.rest == Rest::kLinear) {
-    ws.attention_work = ledger.take<std::byte>(backend_->attention_bytes(geometry_));
-  }
+  // Attention works where importance was: nobody reads that any more.
+  const std::size_t importance_bytes = elements(chunk_q_blocks_ * row_floats) * sizeof(float);
+  const std::size_t attention_bytes =
+      config.rest == Rest::kLinear ? backend_->attention_bytes(geometry_) : 0;
+  ws.attention_work = ledger.take<std::byte>(std::max(importance_bytes, attention_bytes));
+  ws.importance = reinterpret_cast<float*>(ws.attention_work);
   ws.scratch = ledger.take<std::byte>(workers * scratch_bytes_);
   *bytes = ledger.bytes();
   return ws;

@@ -132,8 +132,13 @@ HeadTask make_head(const TileKernels& kernels, const core::Geometry& g,
 class RowStream {
  public:
   /// `queries` are positions of the working order.
-  RowStream(const HeadTask& task, Range queries, const AttentionScratch& scratch)
-      : task_(task), scratch_(scratch), causal_(task.geometry.config.causal) {
+  /// `mean_bias_log2`, [Nk] or null: what block means have on top of their weight.
+  RowStream(const HeadTask& task, Range queries, const AttentionScratch& scratch,
+            const float* mean_bias_log2)
+      : task_(task),
+        scratch_(scratch),
+        mean_bias_log2_(mean_bias_log2),
+        causal_(task.geometry.config.causal) {
     const core::Geometry& g = task.geometry;
     first_position_ = semantics::causal_position(queries.begin, g.shape.len_q, task.kv_length);
     last_position_ = semantics::causal_position(queries.end - 1, g.shape.len_q, task.kv_length);
@@ -191,6 +196,9 @@ class RowStream {
       bias[count - 1] =
           bias_log2_of(semantics::pooled_weight(level_->rows - 1, level_->factor, task_.kv_length));
     }
+    if (level_->code == kBlockMean && mean_bias_log2_ != nullptr) {
+      for (int r = 0; r < count; ++r) bias[r] += mean_bias_log2_[first + r];
+    }
     if (level_->code != semantics::kFinestLevel) step_.rule.bias_log2 = scratch_.bias_log2;
     if (causal_) set_first_query(first, count);
     step_.keys += count;
@@ -234,6 +242,7 @@ class RowStream {
 
   const HeadTask& task_;
   const AttentionScratch& scratch_;
+  const float* mean_bias_log2_;
   const bool causal_;
   index_t first_position_ = 0;
   index_t last_position_ = 0;
@@ -246,6 +255,7 @@ class RowStream {
 struct FirstOrder {
   const Isa& isa;
   const float* map;
+  const float* mean_bias_log2;  // [Nk]
   const MapScratch& scratch;
 };
 
@@ -261,7 +271,8 @@ void attend_block(const HeadTask& task, const core::AttentionParams& params, ind
   reset_output(shape, scratch.output, scratch.state);
 
   const LevelCode* codes = params.levels.row(b, h, q_block);
-  RowStream stream(task, queries, scratch);
+  RowStream stream(task, queries, scratch,
+                   first_order == nullptr ? nullptr : first_order->mean_bias_log2);
   if (first_order != nullptr) {
     stream.read_level(kBlockMean, codes);
     stream.finish();
@@ -293,7 +304,8 @@ void attend_run(const Isa& isa, const HeadTask& task, const core::AttentionParam
   make_maps(isa, task.geometry, params, run, moments, map_scratch);
   for (index_t i = run.begin; i < run.end; ++i) {
     const auto map = static_cast<std::size_t>(i - run.begin);
-    const FirstOrder first_order{isa, map_scratch.maps.at(map), map_scratch};
+    const FirstOrder first_order{isa, map_scratch.maps.at(map), map_scratch.bias_log2.at(map),
+                                 map_scratch};
     attend_block(task, params, run.b, run.h, i, scratch, &first_order);
   }
 }

@@ -24,8 +24,8 @@ std::size_t map_floats(const core::Geometry& g) {
 /// Moments of one KV head, of its block 0.
 BlockMoments head_moments(const core::Geometry& g, const BlockMoments& all, index_t b, index_t h) {
   const index_t first = (b * g.shape.heads_kv + h) * g.num_kv_blocks;
-  return {all.key_mean + first * g.shape.head_dim,
-          all.covariance + first * static_cast<index_t>(map_floats(g)), all.key_spread + first};
+  return {all.key_mean + first * g.shape.head_dim, all.key_variance + first * g.shape.head_dim,
+          all.covariance + first * static_cast<index_t>(map_floats(g))};
 }
 
 /// Subtracts the mean of `count` rows from them.
@@ -34,6 +34,11 @@ void centre(const RowKernels& kernels, int count, int dim, float* rows, float* m
   for (int r = 0; r < count; ++r) kernels.add(rows + r * dim, dim, mean);
   kernels.store_mean(mean, static_cast<float>(count), dim, DType::kF32, mean);
   for (int r = 0; r < count; ++r) kernels.add_scaled(mean, -1.0F, dim, rows + r * dim);
+}
+
+/// sum += row^2.
+void add_squares(const float* row, int dim, float* sum) {
+  for (int d = 0; d < dim; ++d) sum[d] += row[d] * row[d];
 }
 
 /// Channels [first, first + columns) of rows, as `accumulate` reads probabilities.
@@ -50,62 +55,69 @@ void lay_out_operand(const float* rows, int count, int dim, int first, int colum
   }
 }
 
-/// Mean of the rows that qualify, in scratch.mean, and mean of their squared lengths (NaN: none).
-float mean_query(const Isa& isa, const PackShape& shape, const InputRows& queries,
-                 const MapScratch& scratch) {
+/// Means of the rows that qualify and of their squares, in scratch.mean and scratch.square; NaN if
+/// there is none.
+void mean_query(const Isa& isa, const PackShape& shape, const InputRows& queries,
+                const MapScratch& scratch) {
   const int dim = shape.head_dim;
   isa.rows->load_floats(queries, shape.rows, dim, scratch.rows);
   std::fill_n(scratch.mean, dim, 0.0F);
-  float norm2_sum = 0.0F;
+  std::fill_n(scratch.square, dim, 0.0F);
   int count = 0;
   for (int r = 0; r < shape.rows; ++r) {
     const float* row = scratch.rows + r * dim;
-    const float norm2 = isa.rows->dot(row, row, dim);
-    if (!semantics::is_finite_float(norm2)) continue;
+    if (!semantics::is_finite_float(isa.rows->dot(row, row, dim))) continue;
     isa.rows->add(row, dim, scratch.mean);
-    norm2_sum += norm2;
+    add_squares(row, dim, scratch.square);
     ++count;
   }
   const auto rows = static_cast<float>(count);
   isa.rows->store_mean(scratch.mean, rows, dim, DType::kF32, scratch.mean);
-  return norm2_sum / rows;
+  isa.rows->store_mean(scratch.square, rows, dim, DType::kF32, scratch.square);
 }
 
-/// Logits of the rest set of a query block at its mean query, -inf outside of the set.
+/// What one query block makes of the KV blocks of its head, [Nk] each.
+struct RestRow {
+  float* weights;
+  float* bias_log2;
+};
+
+/// Logits of the rest set of a query block at its mean query, in `weights`, and the mass factors,
+/// in `bias_log2`. Outside of the set -inf and 1.
 void rest_logits(const Isa& isa, const core::Geometry& g, const LevelCode* codes, Range queries,
-                 index_t kv_length, const BlockMoments& head, const float* query, float* logits) {
+                 index_t kv_length, const BlockMoments& head, const MapScratch& scratch,
+                 const RestRow& row) {
   const int dim = head_dim_of(g);
   for (index_t j = 0; j < g.num_kv_blocks; ++j) {
     const Range keys = semantics::block_range(j, g.config.block_kv, kv_length);
     const auto visibility =
         semantics::block_visibility(g.config.causal, queries, keys, g.shape.len_q, kv_length);
-    logits[j] = semantics::is_in_rest_set(codes[j], visibility)
-                    ? g.scale * isa.rows->dot(query, head.key_mean + j * dim, dim)
-                    : -std::numeric_limits<float>::infinity();
+    row.weights[j] = -std::numeric_limits<float>::infinity();
+    row.bias_log2[j] = 1.0F;
+    if (!semantics::is_in_rest_set(codes[j], visibility)) continue;
+    row.weights[j] = g.scale * isa.rows->dot(scratch.mean, head.key_mean + j * dim, dim);
+    const float variance = isa.rows->dot(scratch.square, head.key_variance + j * dim, dim);
+    row.bias_log2[j] = semantics::rest_mass(g.scale, variance);
   }
 }
 
-/// Logits become the factors of the covariances in M. Those hold n times the covariance, which is
-/// the n of the weight.
-void logits_to_weights(const core::Geometry& g, index_t kv_length, const float* key_spread,
-                       float query_norm2, float* weights) {
+/// Logits become the factors of the covariances in M, mass factors biases. Covariances hold n times
+/// the covariance, which is the n of the weight.
+void logits_to_weights(const core::Geometry& g, index_t kv_length, const RestRow& row) {
   float max = -std::numeric_limits<float>::infinity();
-  for (index_t j = 0; j < g.num_kv_blocks; ++j) max = std::max(max, weights[j]);
+  for (index_t j = 0; j < g.num_kv_blocks; ++j) max = std::max(max, row.weights[j]);
   float sum = 0.0F;
-  float spread_sum = 0.0F;
   for (index_t j = 0; j < g.num_kv_blocks; ++j) {
-    const bool has_weight = weights[j] != -std::numeric_limits<float>::infinity();
-    weights[j] = has_weight ? std::exp(weights[j] - max) : 0.0F;
-    if (weights[j] == 0.0F) continue;  // nobody may have written the spread
+    float& weight = row.weights[j];
+    const bool has_weight = weight != -std::numeric_limits<float>::infinity();
+    weight = has_weight ? std::exp(weight - max) : 0.0F;
     const auto tokens =
         static_cast<float>(semantics::block_range(j, g.config.block_kv, kv_length).size());
-    sum += tokens * weights[j];
-    spread_sum += tokens * weights[j] * key_spread[j];
+    sum += tokens * weight * row.bias_log2[j];
+    row.bias_log2[j] = std::log2(row.bias_log2[j]);
   }
   if (sum == 0.0F) return;
-  const float damping =
-      semantics::first_order_damping(g.scale, query_norm2, spread_sum / sum, head_dim_of(g));
-  for (index_t j = 0; j < g.num_kv_blocks; ++j) weights[j] *= damping * g.scale / sum;
+  for (index_t j = 0; j < g.num_kv_blocks; ++j) row.weights[j] *= g.scale / sum;
 }
 
 /// The covariances [first, first + kCount) with their weights, from float `piece` on. Blocks
@@ -169,8 +181,8 @@ BlockMoments carve_moments(Ledger& ledger, const core::Geometry& g) {
   const auto blocks = static_cast<std::size_t>(g.shape.batch * g.shape.heads_kv * g.num_kv_blocks);
   BlockMoments moments;
   moments.key_mean = ledger.take<float>(blocks * static_cast<std::size_t>(g.shape.head_dim));
+  moments.key_variance = ledger.take<float>(blocks * static_cast<std::size_t>(g.shape.head_dim));
   moments.covariance = ledger.take<float>(blocks * map_floats(g));
-  moments.key_spread = ledger.take<float>(blocks);
   return moments;
 }
 
@@ -194,8 +206,10 @@ MapScratch carve_map_scratch(Ledger& ledger, const core::Geometry& g) {
   MapScratch s{};
   for (float*& map : s.maps) map = ledger.take<float>(map_floats(g));
   for (float*& w : s.weights) w = ledger.take<float>(static_cast<std::size_t>(g.num_kv_blocks));
+  for (float*& x : s.bias_log2) x = ledger.take<float>(static_cast<std::size_t>(g.num_kv_blocks));
   s.rows = ledger.take<float>(static_cast<std::size_t>(g.config.block_q) * channels);
   s.mean = ledger.take<float>(channels);
+  s.square = ledger.take<float>(channels);
   s.queries = ledger.take<float>(queries * channels);
   s.tile = ledger.take<float>(static_cast<std::size_t>(kMaxTileKeys) * channels);
   s.terms = ledger.take<float>(tiles * score_floats(g.config.block_q));
@@ -218,8 +232,10 @@ void make_moments(const Isa& isa, const core::Geometry& g, const core::Inputs& i
                         scratch.values);
   centre(*isa.rows, count, dim, scratch.keys, head.key_mean + j * dim);
   centre(*isa.rows, count, dim, scratch.values, scratch.mean);
-  head.key_spread[j] =
-      isa.rows->dot(scratch.keys, scratch.keys, count * dim) / static_cast<float>(count);
+  float* variance = head.key_variance + j * dim;
+  std::fill_n(variance, dim, 0.0F);
+  for (int r = 0; r < count; ++r) add_squares(scratch.keys + r * dim, dim, variance);
+  isa.rows->store_mean(variance, static_cast<float>(count), dim, DType::kF32, variance);
 
   std::fill_n(scratch.ones, kMaxQueries, 1.0F);
   float* covariance = head.covariance + j * static_cast<index_t>(map_floats(g));
@@ -245,12 +261,11 @@ void make_maps(const Isa& isa, const core::Geometry& g, const core::AttentionPar
   for (index_t i = run.begin; i < run.end; ++i) {
     const Range queries = semantics::block_range(i, g.config.block_q, g.shape.len_q);
     const PackShape shape{static_cast<int>(queries.size()), head_dim_of(g)};
-    const float norm2 =
-        mean_query(isa, shape, head_rows(in.q, in.q_order, run.b, run.h, queries.begin), scratch);
-    float* weights = scratch.weights.at(static_cast<std::size_t>(i - run.begin));
-    rest_logits(isa, g, params.levels.row(run.b, run.h, i), queries, kv_length, head, scratch.mean,
-                weights);
-    logits_to_weights(g, kv_length, head.key_spread, norm2, weights);
+    mean_query(isa, shape, head_rows(in.q, in.q_order, run.b, run.h, queries.begin), scratch);
+    const auto place = static_cast<std::size_t>(i - run.begin);
+    const RestRow row{scratch.weights.at(place), scratch.bias_log2.at(place)};
+    rest_logits(isa, g, params.levels.row(run.b, run.h, i), queries, kv_length, head, scratch, row);
+    logits_to_weights(g, kv_length, row);
   }
   sum_covariances(isa, g, head, static_cast<std::size_t>(run.end - run.begin), scratch);
 }

@@ -3,8 +3,10 @@
 
 // The first-order term of rest = linear (S-23), a part of the attention stage:
 //
-//   block_moments   per KV block: mean of the keys, spread, n x covariance of keys and values
-//   make_maps       per run of query blocks: M, the weighted sum of the covariances of the rest set
+//   block_moments   per KV block: mean and variance of the keys, n x covariance with the values
+//   make_maps       per run of query blocks: M, the weighted sum of the covariances of the rest
+//   set,
+//                   and the biases of the block means, their masses to second order
 //   add_first_order per query block: O^T += share of the rest x (q M)
 //
 // All in float whatever the types of q, k and v. Covariances and maps are stored transposed and cut
@@ -24,9 +26,9 @@ inline constexpr index_t kMapRun = 4;
 
 /// Of all KV heads, [B, Hkv, Nk] each.
 struct BlockMoments {
-  float* key_mean = nullptr;    ///< [D]
-  float* covariance = nullptr;  ///< [output_floats(D, D)], times the tokens of the block
-  float* key_spread = nullptr;  ///< mean of |k - mean|^2
+  float* key_mean = nullptr;      ///< [D]
+  float* key_variance = nullptr;  ///< [D]
+  float* covariance = nullptr;    ///< [output_floats(D, D)], times the tokens of the block
 };
 
 /// What a worker needs to make moments.
@@ -40,15 +42,17 @@ struct MomentScratch {
 
 /// What a worker needs to make maps and to add their terms.
 struct MapScratch {
-  std::array<float*, kMapRun> maps;     ///< [output_floats(D, D)] each
-  std::array<float*, kMapRun> weights;  ///< [Nk] each
-  float* rows;                          ///< [block_q, D]
-  float* mean;                          ///< [D]
-  float* queries;                       ///< query pack in float
-  float* tile;                          ///< key tile in float: rows of M, transposed
-  float* terms;                         ///< q M, one S^T for each kMaxTileKeys channels
-  float* rest_max_log2;                 ///< [queries], state of the soft-max after the rest
-  float* rest_sum;                      ///< [queries]
+  std::array<float*, kMapRun> maps;       ///< [output_floats(D, D)] each
+  std::array<float*, kMapRun> weights;    ///< [Nk] each
+  std::array<float*, kMapRun> bias_log2;  ///< [Nk] each: log2 of what masses are multiplied by
+  float* rows;                            ///< [block_q, D]
+  float* mean;                            ///< [D]
+  float* square;                          ///< [D]
+  float* queries;                         ///< query pack in float
+  float* tile;                            ///< key tile in float: rows of M, transposed
+  float* terms;                           ///< q M, one S^T for each kMaxTileKeys channels
+  float* rest_max_log2;                   ///< [queries], state of the soft-max after the rest
+  float* rest_sum;                        ///< [queries]
 };
 
 BlockMoments carve_moments(Ledger& ledger, const core::Geometry& geometry);
@@ -68,7 +72,7 @@ struct QueryRun {
   index_t b, h, begin, end;
 };
 
-/// Fills scratch.maps.
+/// Fills scratch.maps and scratch.bias_log2.
 void make_maps(const Isa& isa, const core::Geometry& geometry, const core::AttentionParams& params,
                const QueryRun& run, const BlockMoments& moments, const MapScratch& scratch);
 

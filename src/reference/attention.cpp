@@ -17,6 +17,7 @@
 #include <algorithm>
 #include <array>
 #include <cmath>
+#include <utility>
 #include <vector>
 
 #include "reference/first_order.hpp"
@@ -119,20 +120,35 @@ AttendedRow attend(const Row& query, const std::vector<PooledRow>& visible, doub
   return result;
 }
 
-/// S-23. `block` are the rows of query block i; all rows of the head are [Lq][D].
-std::vector<Row> map_of_block(const core::Geometry& geometry, const KvHead& kv_head,
-                              const std::vector<Row>& queries, Range block, const LevelCode* codes,
-                              index_t kv_length) {
+/// S-23 of one query block.
+struct LinearRest {
+  std::vector<Row> map;            // empty unless rest = linear
+  std::vector<double> extra_bias;  // [KV blocks with a real token], of their means
+};
+
+/// `block` are the rows of query block i; all rows of the head are [Lq][D].
+LinearRest linear_rest(const core::Geometry& geometry, const KvHead& kv_head,
+                       const std::vector<Row>& queries, Range block, const LevelCode* codes,
+                       index_t kv_length) {
   const Config& config = geometry.config;
+  if (config.rest != Rest::kLinear) return {};
   std::vector<const BlockMoments*> rest;
+  std::vector<std::size_t> blocks;
   for (std::size_t j = 0; j < kv_head.moments.size(); ++j) {
     const Range keys = semantics::block_range(static_cast<index_t>(j), config.block_kv, kv_length);
     const auto visibility =
         semantics::block_visibility(config.causal, block, keys, geometry.shape.len_q, kv_length);
-    if (semantics::is_in_rest_set(codes[j], visibility)) rest.push_back(&kv_head.moments[j]);
+    if (!semantics::is_in_rest_set(codes[j], visibility)) continue;
+    rest.push_back(&kv_head.moments[j]);
+    blocks.push_back(j);
   }
   const std::vector<Row> rows(queries.begin() + block.begin, queries.begin() + block.end);
-  return first_order_map(rest, rows, static_cast<double>(geometry.scale));
+  RestReading reading = read_rest(rest, rows, static_cast<double>(geometry.scale));
+  std::vector<double> extra_bias(kv_head.moments.size(), 0.0);
+  for (std::size_t b = 0; b < blocks.size(); ++b) {
+    extra_bias[blocks[b]] = std::log(reading.mass_factor[b]);
+  }
+  return {std::move(reading.map), std::move(extra_bias)};
 }
 
 /// One query head: queries [Lq][D] in working order.
@@ -145,15 +161,15 @@ void attend_head(const core::Geometry& geometry, const core::AttentionParams& pa
   const std::vector<Row> queries = load_head(params.inputs.q, order, batch, head_q);
   for (index_t i = 0; i < geometry.num_q_blocks; ++i) {
     const LevelCode* codes = params.levels.row(batch, head_q, i);
+    const Range block = semantics::block_range(i, config.block_q, len_q);
+    const LinearRest rest = linear_rest(geometry, kv_head, queries, block, codes, kv_length);
     std::vector<PooledRow> rows;
     for (index_t j = 0; j < geometry.num_kv_blocks; ++j) {
-      const auto block = read_block(config, kv_head, j, codes[j], kv_length);
-      rows.insert(rows.end(), block.begin(), block.end());
-    }
-    const Range block = semantics::block_range(i, config.block_q, len_q);
-    std::vector<Row> map;
-    if (config.rest == Rest::kLinear) {
-      map = map_of_block(geometry, kv_head, queries, block, codes, kv_length);
+      auto read = read_block(config, kv_head, j, codes[j], kv_length);
+      for (PooledRow& row : read) {
+        if (row.is_block_mean && !rest.map.empty()) row.bias += rest.extra_bias[to_size(j)];
+      }
+      rows.insert(rows.end(), read.begin(), read.end());
     }
     for (index_t r = block.begin; r < block.end; ++r) {
       const index_t position = semantics::causal_position(r, len_q, kv_length);
@@ -165,8 +181,8 @@ void attend_head(const core::Geometry& geometry, const core::AttentionParams& pa
       }
       AttendedRow result =
           attend(queries[to_size(r)], visible, static_cast<double>(geometry.scale));
-      if (!map.empty()) {
-        add_first_order(queries[to_size(r)], map, result.rest_share, result.out);
+      if (!rest.map.empty()) {
+        add_first_order(queries[to_size(r)], rest.map, result.rest_share, result.out);
       }
       const index_t token = token_at(order, r);
       store_row(params.out, batch, head_q, token, result.out);

@@ -22,12 +22,12 @@ BlockMoments moments_of(const std::vector<Row>& keys, const std::vector<Row>& va
                         semantics::Range tokens) {
   const std::size_t dim = keys.front().size();
   const auto count = static_cast<double>(tokens.size());
-  BlockMoments block{mean_of(keys, tokens), zero_map(dim), 0.0, tokens.size()};
+  BlockMoments block{mean_of(keys, tokens), zero_map(dim), Row(dim, 0.0), tokens.size()};
   const Row value_mean = mean_of(values, tokens);
   for (index_t j = tokens.begin; j < tokens.end; ++j) {
     for (std::size_t d = 0; d < dim; ++d) {
       const double key = keys[to_size(j)][d] - block.key_mean[d];
-      block.key_spread += key * key / count;
+      block.key_variance[d] += key * key / count;
       for (std::size_t c = 0; c < dim; ++c) {
         block.covariance[d][c] += key * (values[to_size(j)][c] - value_mean[c]) / count;
       }
@@ -36,24 +36,25 @@ BlockMoments moments_of(const std::vector<Row>& keys, const std::vector<Row>& va
   return block;
 }
 
-/// Mean of the rows that qualify and mean of their squared lengths; `rows` 0: none.
+/// Means over the rows that qualify; `rows` 0: none.
 struct QueryMoments {
-  Row mean;  // [D]
-  double norm2 = 0;
+  Row mean;    // [D]
+  Row square;  // [D]
   double rows = 0;
 };
 
 QueryMoments query_moments(const std::vector<Row>& queries) {
-  QueryMoments moments{Row(queries.front().size(), 0.0)};
+  QueryMoments moments{Row(queries.front().size(), 0.0), Row(queries.front().size(), 0.0)};
   for (const Row& query : queries) {
-    const double norm2 = dot(query, query);
-    if (!semantics::is_finite_float(norm2)) continue;
+    if (!semantics::is_finite_float(dot(query, query))) continue;
     moments.rows += 1;
-    moments.norm2 += norm2;
-    for (std::size_t d = 0; d < query.size(); ++d) moments.mean[d] += query[d];
+    for (std::size_t d = 0; d < query.size(); ++d) {
+      moments.mean[d] += query[d];
+      moments.square[d] += query[d] * query[d];
+    }
   }
   for (double& x : moments.mean) x /= moments.rows;
-  moments.norm2 /= moments.rows;
+  for (double& x : moments.square) x /= moments.rows;
   return moments;
 }
 
@@ -85,27 +86,28 @@ std::vector<BlockMoments> block_moments(const std::vector<Row>& keys,
   return blocks;
 }
 
-std::vector<Row> first_order_map(const std::vector<const BlockMoments*>& rest,
-                                 const std::vector<Row>& queries, double scale) {
+RestReading read_rest(const std::vector<const BlockMoments*>& rest, const std::vector<Row>& queries,
+                      double scale) {
   const std::size_t dim = queries.front().size();
+  RestReading reading{std::vector<double>(rest.size(), 1.0), zero_map(dim)};
   const QueryMoments query = query_moments(queries);
-  if (rest.empty() || query.rows == 0) return zero_map(dim);
+  if (rest.empty() || query.rows == 0) return reading;
   const std::vector<double> weights = rest_weights(rest, query.mean, scale);
-  std::vector<Row> map = zero_map(dim);
-  double spread = 0;
+  double sum = 0;
+  for (std::size_t b = 0; b < rest.size(); ++b) {
+    reading.mass_factor[b] = semantics::rest_mass(scale, dot(query.square, rest[b]->key_variance));
+    sum += weights[b] * reading.mass_factor[b];
+  }
+  std::vector<Row>& map = reading.map;
   for (std::size_t b = 0; b < rest.size(); ++b) {
     if (weights[b] == 0) continue;  // whatever its moments are
-    spread += weights[b] * rest[b]->key_spread;
+    const double factor = scale * weights[b] / sum;
     for (std::size_t d = 0; d < dim; ++d) {
-      for (std::size_t c = 0; c < dim; ++c) map[d][c] += weights[b] * rest[b]->covariance[d][c];
+      for (std::size_t c = 0; c < dim; ++c) map[d][c] += factor * rest[b]->covariance[d][c];
     }
   }
-  const double factor =
-      scale * semantics::first_order_damping(scale, query.norm2, spread, static_cast<int>(dim));
-  for (Row& row : map) {
-    for (double& x : row) x *= factor;
-  }
-  return std::all_of(map.begin(), map.end(), is_finite) ? map : zero_map(dim);
+  if (!std::all_of(map.begin(), map.end(), is_finite)) map = zero_map(dim);
+  return reading;
 }
 
 void add_first_order(const Row& query, const std::vector<Row>& map, double share, Row& out) {

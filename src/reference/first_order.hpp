@@ -14,7 +14,7 @@ namespace psa::reference {
 struct BlockMoments {
   Row key_mean;                 // [D]
   std::vector<Row> covariance;  // [D of the key][D of the value]
-  double key_spread;            // mean of |k - mean|^2
+  Row key_variance;             // [D]
   index_t tokens;
 };
 
@@ -23,10 +23,15 @@ struct BlockMoments {
                                                       const std::vector<Row>& values,
                                                       index_t block_kv, index_t kv_length);
 
-/// The map M of a query block, [D][D]; zeros where the clause has no term. `rest` are the moments
-/// of its rest set, `queries` its real rows.
-[[nodiscard]] std::vector<Row> first_order_map(const std::vector<const BlockMoments*>& rest,
-                                               const std::vector<Row>& queries, double scale);
+/// How a query block reads its rest set.
+struct RestReading {
+  std::vector<double> mass_factor;  // [blocks of the rest set]
+  std::vector<Row> map;             // M, [D][D]; zeros where the clause has no term
+};
+
+/// `rest` are the moments of the rest set of a query block, `queries` its real rows.
+[[nodiscard]] RestReading read_rest(const std::vector<const BlockMoments*>& rest,
+                                    const std::vector<Row>& queries, double scale);
 
 /// out += share * (query M), unless a number of query M is not finite.
 void add_first_order(const Row& query, const std::vector<Row>& map, double share, Row& out);

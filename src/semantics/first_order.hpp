@@ -1,7 +1,7 @@
 // SPDX-License-Identifier: Apache-2.0
 #pragma once
 
-// The first-order term of rest = linear (S-23): which blocks have it, and how far it is trusted.
+// The first-order term of rest = linear (S-23): which blocks have it, and what their mass is.
 
 #include <cmath>
 
@@ -17,17 +17,20 @@ PSA_HD constexpr bool is_in_rest_set(int code, Visibility visibility) {
   return code == kBlockMeanCode && visibility == Visibility::kFull;
 }
 
-/// Damping of a query block: `scale^2 * query_norm2 * key_spread / head_dim` is about the variance
-/// of the logits inside a block; the exponential is not linear where that is large.
-template <typename Real>
-PSA_HD Real first_order_damping(Real scale, Real query_norm2, Real key_spread, int head_dim) {
-  return Real(1) / (Real(1) + scale * scale * query_norm2 * key_spread / Real(head_dim));
-}
-
 /// A number that a float holds.
 template <typename Real>
 PSA_HD bool is_finite_float(Real x) {
   return std::isfinite(static_cast<float>(x));
+}
+
+/// What the mass n e^(mean logit) of a block is multiplied by: e^s to second order around the mean
+/// is 1 + v/2 with v the variance of the block's logits, 0 if it is not finite. `variance` is
+/// v / scale^2: the sum over the channels of the mean square of the queries times the variance of
+/// the keys.
+template <typename Real>
+PSA_HD Real rest_mass(Real scale, Real variance) {
+  const Real v = scale * scale * variance;
+  return is_finite_float(v) ? Real(1) + v / Real(2) : Real(1);
 }
 
 }  // namespace psa::semantics

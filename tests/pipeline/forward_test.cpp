@@ -200,8 +200,9 @@ TEST(Forward, S21CorrectionCountsCovariancesMapsAndTheirProducts) {
         .correction_cost;
   };
   EXPECT_EQ(cost(Rest::kMean), 0.0);
-  // 64 keys, 4 covariances in one map, 16 rows; each 8 x 8. 64 x 64 columns of 2 x 8.
-  EXPECT_DOUBLE_EQ(cost(Rest::kLinear), (64 + 4 + 16) * 64.0 / (64 * 64 * 16.0));
+  // 64 keys, 4 covariances in one map, 16 rows, each 8 x 8; 4 variances of 8 channels. 64 x 64
+  // columns of 2 x 8.
+  EXPECT_DOUBLE_EQ(cost(Rest::kLinear), ((64 + 4 + 16) * 64.0 + 4 * 8) / (64 * 64 * 16.0));
 }
 
 TEST(Forward, ScheduleListsEveryReadBlockOnceByLevel) {

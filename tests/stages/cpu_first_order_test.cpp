@@ -168,12 +168,12 @@ std::vector<float> outputs(const core::Backend& backend, const std::vector<float
 TEST(CpuFirstOrderNan, S23LeavesOutRowsAndProductsThatAreNotFinite) {
   for (const core::Backend& backend : cpu::all_backends()) {
     SCOPED_TRACE(backend.isa);
-    // C = 10, t = 1, and of the only row that qualifies g = 4: damping 1/2, M = 1/2 * 1/2 * 10.
+    // C = 10, and of the only row that qualifies v = 1/4 * 4 * 1: M = 1/2 * 10 / (3/2).
     const std::vector<float> rows = outputs(backend, {2, kNan, 1e30F}, {1, 3}, {10, 30});
-    EXPECT_FLOAT_EQ(rows[0], 20 + 2 * 2.5F);
+    EXPECT_FLOAT_EQ(rows[0], 20 + 2 * 10 / 3.0F);
     EXPECT_TRUE(std::isnan(rows[1]));
-    EXPECT_FLOAT_EQ(rows[2], 2.5e30F);
-    // M = 8e4, and its product with the second row overflows.
+    EXPECT_FLOAT_EQ(rows[2], 1e31F / 3);
+    // M = 8.9e4, and its product with the second row overflows.
     EXPECT_FLOAT_EQ(outputs(backend, {1, 3e38F}, {-1, 1}, {-1e5F, 3e5F})[1], 1e5F);
     EXPECT_FLOAT_EQ(outputs(backend, {1e25F}, {-1, 1}, {-10, 30})[0], 10);
   }
@@ -187,10 +187,10 @@ TEST(CpuFirstOrderNan, S23BlocksWithoutWeightAddNothing) {
     k.push_back(j < 16 ? -kInf : static_cast<float>(j % 2 * 2 - 1));
     v.push_back(j < 16 ? 1.0F : 8 * k.back());
   }
-  // C = 8, t = 1, g = 4: damping 1/2, M = 1/2 * 1/2 * 8.
-  EXPECT_FLOAT_EQ(outputs(reference::backend(), {2}, k, v)[0], 4);
+  // C = 8, v = 1/4 * 4 * 1: M = 1/2 * 8 / (3/2).
+  EXPECT_FLOAT_EQ(outputs(reference::backend(), {2}, k, v)[0], 16 / 3.0F);
   for (const core::Backend& backend : cpu::all_backends()) {
-    EXPECT_FLOAT_EQ(outputs(backend, {2}, k, v)[0], 4) << backend.isa;
+    EXPECT_FLOAT_EQ(outputs(backend, {2}, k, v)[0], 16 / 3.0F) << backend.isa;
   }
 }
 

@@ -87,10 +87,11 @@ struct ReadRow {
   bool is_block_mean;
 };
 
-/// R of S-6 for query row r; `codes` [Nk].
+/// R of S-6 for query row r; `codes` [Nk], `mass_factor` [Nk] of block means or empty.
 template <typename Real>
 std::vector<ReadRow<Real>> rows_read(const core::Geometry& g, const KvRows<Real>& kv,
-                                     const LevelCode* codes, index_t r, index_t n) {
+                                     const LevelCode* codes, index_t r, index_t n,
+                                     const std::vector<Real>& mass_factor) {
   const Config& config = g.config;
   const index_t block = config.block_kv;
   const index_t position = r + n - g.shape.len_q;
@@ -105,8 +106,10 @@ std::vector<ReadRow<Real>> rows_read(const core::Geometry& g, const KvRows<Real>
       const index_t end = std::min(begin + factor, block_end);
       if (config.causal && end - 1 > position) continue;
       const std::size_t row = at(begin / factor);
-      read.push_back({&kv.k[code][row], &kv.v[code][row], std::log(static_cast<Real>(end - begin)),
-                      code == kBlockMean});
+      const bool is_mean = code == kBlockMean;
+      const Real weight = static_cast<Real>(end - begin) *
+                          (is_mean && !mass_factor.empty() ? mass_factor[at(j)] : Real(1));
+      read.push_back({&kv.k[code][row], &kv.v[code][row], std::log(weight), is_mean});
     }
   }
   return read;
@@ -141,19 +144,22 @@ SoftMax<Real> soft_max(const std::vector<Real>& query, const std::vector<ReadRow
   return {largest + std::log(sum), mean_sum / sum};
 }
 
-/// Mean and covariance of keys and values [begin, end), and the spread of the keys (S-23).
+/// Mean and covariance of keys and values [begin, end), and the variance of the keys (S-23).
 template <typename Real>
 struct Moments {
   std::vector<Real> k_mean;
   std::vector<Real> v_mean;
   Matrix<Real> covariance;
-  Real spread = 0;
+  std::vector<Real> key_variance;
+  index_t index;
   Real n;
 
-  Moments(const Matrix<Real>& k, const Matrix<Real>& v, index_t begin, index_t end)
+  Moments(const Matrix<Real>& k, const Matrix<Real>& v, index_t block, index_t begin, index_t end)
       : k_mean(k[0].size()),
         v_mean(k[0].size()),
         covariance(k[0].size(), std::vector<Real>(k[0].size())),
+        key_variance(k[0].size()),
+        index(block),
         n(static_cast<Real>(end - begin)) {
     const std::size_t dim = k_mean.size();
     for (std::size_t j = at(begin); j < at(end); ++j) {
@@ -165,7 +171,7 @@ struct Moments {
     for (std::size_t j = at(begin); j < at(end); ++j) {
       for (std::size_t c = 0; c < dim; ++c) {
         const Real key = k[j][c] - k_mean[c];
-        spread += key * key / n;
+        key_variance[c] += key * key / n;
         for (std::size_t e = 0; e < dim; ++e) covariance[c][e] += key * (v[j][e] - v_mean[e]) / n;
       }
     }
@@ -182,7 +188,7 @@ std::vector<Moments<Real>> rest_set(const core::Geometry& g, const KvRows<Real>&
   for (index_t j = 0; j * block < n; ++j) {
     const index_t end = std::min((j + 1) * block, n);
     if (codes[j] != kBlockMean || (g.config.causal && end - 1 > first_position)) continue;
-    rest.emplace_back(kv.k[1], kv.v[1], j * block, end);
+    rest.emplace_back(kv.k[1], kv.v[1], j, j * block, end);
   }
   return rest;
 }
@@ -195,38 +201,47 @@ Real rounded_in_unit(Real x, DType dtype) {
   return std::ldexp(rounded(fraction, dtype), exponent);
 }
 
-/// M of S-23 for the query rows [begin, end), its parts rounded to `dtype`; empty: no term.
+/// S-23 for the rows of a query block.
 template <typename Real>
-Matrix<Real> first_order_map(const std::vector<Moments<Real>>& rest, const Matrix<Real>& queries,
-                             index_t begin, index_t end, Real scale, DType dtype) {
+struct RestReading {
+  std::vector<Real> mass_factor;  // [KV blocks]; 1 outside of the rest set
+  Matrix<Real> map;               // M, its parts rounded; zeros: no term
+};
+
+/// `queries` [begin, end) are the rows of the block, `blocks` KV blocks there are.
+template <typename Real>
+RestReading<Real> read_rest(const std::vector<Moments<Real>>& rest, const Matrix<Real>& queries,
+                            index_t begin, index_t end, index_t blocks, Real scale, DType dtype) {
   const std::size_t dim = queries[0].size();
   std::vector<Real> mean(dim);
-  Real norm2 = 0;
+  std::vector<Real> square(dim);
   const auto rows = static_cast<Real>(end - begin);
   for (std::size_t r = at(begin); r < at(end); ++r) {
-    norm2 += dot(queries[r], queries[r]) / rows;
-    for (std::size_t c = 0; c < dim; ++c) mean[c] += queries[r][c] / rows;
+    for (std::size_t c = 0; c < dim; ++c) {
+      mean[c] += queries[r][c] / rows;
+      square[c] += queries[r][c] * queries[r][c] / rows;
+    }
   }
+  RestReading<Real> reading{std::vector<Real>(at(blocks), Real(1)),
+                            Matrix<Real>(dim, std::vector<Real>(dim))};
   Real total = 0;
-  Real spread = 0;
-  Matrix<Real> map(dim, std::vector<Real>(dim));
   for (const Moments<Real>& block : rest) {
     const Real weight = block.n * std::exp(scale * dot(mean, block.k_mean));
-    total += weight;
-    spread += weight * block.spread;
+    const Real mass = 1 + scale * scale * dot(square, block.key_variance) / 2;
+    reading.mass_factor[at(block.index)] = mass;
+    total += weight * mass;
     const Real factor = rounded_in_unit(weight, dtype);
     for (std::size_t c = 0; c < dim; ++c) {
       for (std::size_t e = 0; e < dim; ++e) {
-        map[c][e] += factor * rounded_in_unit(block.covariance[c][e], dtype);
+        reading.map[c][e] += factor * rounded_in_unit(block.covariance[c][e], dtype);
       }
     }
   }
-  if (rest.empty()) return map;
-  const Real damping = 1 / (1 + scale * scale * norm2 * (spread / total) / static_cast<Real>(dim));
-  for (std::vector<Real>& row : map) {
-    for (Real& x : row) x = rounded_in_unit(x, dtype) * damping * scale / total;
+  if (rest.empty()) return reading;
+  for (std::vector<Real>& row : reading.map) {
+    for (Real& x : row) x = rounded_in_unit(x, dtype) * scale / total;
   }
-  return map;
+  return reading;
 }
 
 template <typename Real>
@@ -246,22 +261,22 @@ AttentionValues attention_formula(const core::Geometry& g, const core::Inputs& i
       const std::int32_t* order = in.q_order.of(b, h);
       const Matrix<Real> queries = head_of<Real>(in.q, order, b, h);
       std::vector<Real> out(at(s.head_dim));
-      Matrix<Real> map;  // of the query block
+      RestReading<Real> rest;  // of the query block
       for (index_t r = 0; r < s.len_q; ++r) {
         const index_t i = r / g.config.block_q;
         const LevelCode* codes =
             levels.data() + ((b * s.heads_q + h) * g.num_q_blocks + i) * g.num_kv_blocks;
         const auto scale = static_cast<Real>(g.scale);
-        const auto read = rows_read(g, kv, codes, r, in.kv_length(b));
+        if (g.config.rest == Rest::kLinear && r % g.config.block_q == 0) {
+          rest = read_rest(rest_set(g, kv, codes, i, in.kv_length(b)), queries, r,
+                           std::min(r + g.config.block_q, s.len_q), g.num_kv_blocks, scale, maps);
+        }
+        const auto read = rows_read(g, kv, codes, r, in.kv_length(b), rest.mass_factor);
         const auto [lse, mean_share] = soft_max(queries[at(r)], read, scale, probabilities, out);
         if (g.config.rest == Rest::kLinear) {
-          if (r % g.config.block_q == 0) {
-            map = first_order_map(rest_set(g, kv, codes, i, in.kv_length(b)), queries, r,
-                                  std::min(r + g.config.block_q, s.len_q), scale, maps);
-          }
           for (std::size_t c = 0; c < out.size(); ++c) {
             for (std::size_t e = 0; e < out.size(); ++e) {
-              out[e] += mean_share * queries[at(r)][c] * map[c][e];
+              out[e] += mean_share * queries[at(r)][c] * rest.map[c][e];
             }
           }
         }

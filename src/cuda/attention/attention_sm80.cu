@@ -38,8 +38,8 @@ bool has_aligned_rows(const AttentionParams& p) {
 template <typename Variant>
 void launch(const StageContext& context, const AttentionParams& params) {
   const index_t parts = semantics::ceil_div(params.block_q, Variant::kRows);
-  const index_t ctas = context.geometry.shape.batch * context.geometry.shape.heads_q *
-                       context.geometry.num_q_blocks * parts;
+  const int group = params.heads_q / params.heads_kv;
+  const index_t ctas = index_t{params.heads.count} * group * params.num_q_blocks * parts;
   if (ctas > std::numeric_limits<std::int32_t>::max()) {
     throw Error(Status::kUnsupported, "batch * heads_q * query blocks is " +
                                           std::to_string(ctas / parts) +
@@ -83,20 +83,18 @@ void launch_for_rest(const StageContext& context, const AttentionParams& params)
 
 }  // namespace
 
-void attention_sm80(const StageContext& context, const core::AttentionParams& params) {
-  if (context.geometry.config.rest == Rest::kLinear) {
-    make_first_order_maps(context, params, sum_covariances);
+void attention_sm80(const StageContext& context, const core::AttentionParams& call) {
+  const DType dtype = context.geometry.shape.dtype_q;
+  if (dtype == DType::kF32) {
+    throw Error(Status::kUnsupported, "q is f32; the cuda backend reads f16 and bf16");
   }
-  const AttentionParams device_params = make_attention_params(context, params);
-  switch (context.geometry.shape.dtype_q) {
-    case DType::kF16:
-      return launch_for_rest<__half>(context, device_params);
-    case DType::kBF16:
-      return launch_for_rest<__nv_bfloat16>(context, device_params);
-    case DType::kF32:
-      break;
-  }
-  throw Error(Status::kUnsupported, "q is f32; the cuda backend reads f16 and bf16");
+  for_each_launch(context, call, sum_covariances, [&](const AttentionParams& params) {
+    if (dtype == DType::kF16) {
+      launch_for_rest<__half>(context, params);
+    } else {
+      launch_for_rest<__nv_bfloat16>(context, params);
+    }
+  });
 }
 
 }  // namespace psa::cuda

@@ -31,7 +31,8 @@ void launch(const StageContext& context, const AttentionParams& p) {
   using Variant = Traits<kDType, kHeadDim, kFirstOrder>;
   constexpr std::size_t kSharedBytes = sm90::shared_bytes<Variant>();
   static_assert(kSharedBytes <= 227 * 1024);
-  const auto items = static_cast<int>(grid_of(index_t{p.batch} * p.heads_q * p.num_q_blocks));
+  const int group = p.heads_q / p.heads_kv;
+  const auto items = static_cast<int>(grid_of(index_t{p.heads.count} * group * p.num_q_blocks));
   const KvMaps maps = make_kv_maps(p, kDType);
   const cudaStream_t stream = stream_of(context.stream);
   allow_shared_memory(&sm90::attention_kernel<Variant>, kSharedBytes);
@@ -75,15 +76,13 @@ void attention_sm90(const StageContext& context, const core::AttentionParams& ca
     attention_sm80(context, call);
     return;
   }
-  if (context.geometry.config.rest == Rest::kLinear) {
-    make_first_order_maps(context, call, sum_covariances_sm90);
-  }
-  const AttentionParams params = make_attention_params(context, call);
-  if (context.geometry.shape.dtype_kv == DType::kF16) {
-    launch<DType::kF16>(context, params);
-  } else {
-    launch<DType::kBF16>(context, params);
-  }
+  for_each_launch(context, call, sum_covariances_sm90, [&](const AttentionParams& params) {
+    if (context.geometry.shape.dtype_kv == DType::kF16) {
+      launch<DType::kF16>(context, params);
+    } else {
+      launch<DType::kBF16>(context, params);
+    }
+  });
 }
 
 }  // namespace psa::cuda

@@ -296,6 +296,7 @@ struct Consumer {
     commit_products();
     finish();
     pin(term);
+    __syncwarp();  // all lanes have read the notes: no barrier of the consumers was in between
     release_keys(/*is_last=*/true);
     advance_notes();
 #pragma unroll

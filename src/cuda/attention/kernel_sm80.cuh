@@ -83,9 +83,10 @@ __device__ __forceinline__ void multiply_keys(const SharedMemory<V>& shared, Sco
   }
 }
 
-/// Selects -inf where a query does not see a row, so that what the row holds does not matter.
+/// Adjusts logits, and selects -inf where a query does not see a row, so that what the row holds
+/// does not matter.
 template <typename V>
-__device__ __forceinline__ void hide_unseen(const AttentionParams& p, const SharedMemory<V>& shared,
+__device__ __forceinline__ void adjust_rows(const AttentionParams& p, const SharedMemory<V>& shared,
                                             const TileRows<V::kTileKeys>& rows, Scores<V>& s) {
   int position[V::kRowTiles][2];
 #pragma unroll
@@ -97,15 +98,18 @@ __device__ __forceinline__ void hide_unseen(const AttentionParams& p, const Shar
     }
   }
   const int* lasts = rows.last + 2 * (lane_id() % 4);
+  const float* adjusts = rows.adjust + 2 * (lane_id() % 4);
 #pragma unroll
   for (int n = 0; n < V::kTileKeys / 8; ++n) {
     const auto last = *reinterpret_cast<const int2*>(lasts + 8 * n);
+    float2 adjust{};
+    if constexpr (V::kHasFirstOrder) adjust = *reinterpret_cast<const float2*>(adjusts + 8 * n);
 #pragma unroll
     for (int m = 0; m < V::kRowTiles; ++m) {
 #pragma unroll
       for (int i = 0; i < 4; ++i) {
         const bool is_seen = (i % 2 == 0 ? last.x : last.y) <= position[m][i / 2];
-        s[m][n][i] = is_seen ? s[m][n][i] : -INFINITY;
+        s[m][n][i] = is_seen ? s[m][n][i] + (i % 2 == 0 ? adjust.x : adjust.y) : -INFINITY;
       }
     }
   }
@@ -201,7 +205,7 @@ __device__ __forceinline__ void weigh_keys(const AttentionParams& p, const Share
         p.scale_log2, [&](int) { return bias; }, shift, s, rows);
     return;
   }
-  hide_unseen<V>(p, shared, list, s);
+  adjust_rows<V>(p, shared, list, s);
   raise_references<V>(p.scale_log2, s, rows, shift);
   const float* bias = list.bias_log2 + 2 * (lane_id() % 4);
   take_exponentials<V>(
@@ -303,7 +307,7 @@ __device__ __forceinline__ void add_first_order(const KernelParams& params, Shar
                                                 WarpRows<V>& rows) {
   const AttentionParams& p = params.attention;
   const QueryBlock& q = shared.query;
-  const float factor = p.map_factor[map_row_of(p, q)];
+  const float factor = p.map_factor[first_order_block_of(p, q)];
   float share[V::kRowTiles][2];
 #pragma unroll
   for (int m = 0; m < V::kRowTiles; ++m) {

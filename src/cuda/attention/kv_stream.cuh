@@ -35,12 +35,12 @@ struct QueryBlock {
   int first_position;
 };
 
-/// `item` counts from the first batch element and KV head on; query heads of one KV head lie side
+/// `item` counts from the launch's first KV head on; query heads of one KV head lie side
 /// by side, because they tend to read the same keys. Long rows come first, so that none is left
 /// when the others end: the full ones of all heads, in causal calls the last ones of each.
 __device__ inline QueryBlock query_block_of(const AttentionParams& p, int item) {
   const int group = p.heads_q / p.heads_kv;
-  const int full_items = p.batch * p.heads_q * p.full_q_blocks;
+  const int full_items = p.heads.count * group * p.full_q_blocks;
   const bool is_full = item < full_items;
   const int ranks = is_full ? p.full_q_blocks : p.num_q_blocks - p.full_q_blocks;
   if (!is_full) item -= full_items;
@@ -49,8 +49,9 @@ __device__ inline QueryBlock query_block_of(const AttentionParams& p, int item) 
   item /= group;
   const int rank = item % ranks;
   item /= ranks;
-  q.head_kv = item % p.heads_kv;
-  q.batch = item / p.heads_kv;
+  const int head = p.heads.first + item;
+  q.head_kv = head % p.heads_kv;
+  q.batch = head / p.heads_kv;
   q.head = q.head_kv * group + member;
   if (p.is_causal) {
     q.q_block = p.num_q_blocks - 1 - rank;
@@ -68,15 +69,21 @@ __device__ inline QueryBlock query_block_of(const AttentionParams& p, int item) 
   return q;
 }
 
-/// Row of a level map, and of what else there is by query block.
+/// Row of a level map.
 __device__ inline index_t map_row_of(const AttentionParams& p, const QueryBlock& q) {
   return (static_cast<index_t>(q.batch) * p.heads_q + q.head) * p.num_q_blocks + q.q_block;
+}
+
+/// Query block among those of the launch's heads, as first_order.hpp counts them.
+__device__ inline index_t first_order_block_of(const AttentionParams& p, const QueryBlock& q) {
+  const index_t heads_before = index_t{p.heads.first} * (p.heads_q / p.heads_kv);
+  return map_row_of(p, q) - heads_before * p.num_q_blocks;
 }
 
 /// Row `channel` of the query block's map (first_order.hpp).
 __device__ inline const std::byte* first_order_row(const AttentionParams& p, const QueryBlock& q,
                                                    int channel, int element_bytes) {
-  return p.map + (map_row_of(p, q) * p.head_dim + channel) * p.map_row * element_bytes;
+  return p.map + (first_order_block_of(p, q) * p.head_dim + channel) * p.map_row * element_bytes;
 }
 
 /// KV blocks before this one can be read by the query block; the others are hidden or empty.
@@ -225,6 +232,20 @@ __device__ inline int source_row(const AttentionParams& p, const QueryBlock& q, 
   if (code != semantics::kFinestLevel || p.kv_order.index == nullptr) return row;
   return p.kv_order
       .index[q.batch * p.kv_order.batch_stride + q.head_kv * p.kv_order.head_stride + row];
+}
+
+/// Exact for powers of two, which all weights but a sequence's last are.
+__device__ inline float log2_weight(int weight) {
+  const bool is_power = (weight & (weight - 1)) == 0;
+  return is_power ? static_cast<float>(31 - __clz(weight)) : log2f(static_cast<float>(weight));
+}
+
+/// What the logit of a real row gets beside its weight, in log2 units: the mass of block means of
+/// rest = linear (S-23). It has no bound, so it belongs in front of the reference of a row.
+__device__ inline float log2_rest_mass(const AttentionParams& p, const QueryBlock& q,
+                                       const KvRow& row) {
+  if (p.rest_mass == nullptr || row.code != semantics::kBlockMeanCode) return 0.0F;
+  return p.rest_mass[first_order_block_of(p, q) * p.num_kv_blocks + row.block];
 }
 
 /// Addresses of a real row's key and value.

@@ -30,7 +30,7 @@ void set_full_blocks(const core::Geometry& g, AttentionParams& p) {
 }  // namespace
 
 AttentionParams make_attention_params(const core::StageContext& context,
-                                      const core::AttentionParams& call) {
+                                      const core::AttentionParams& call, HeadRange heads) {
   const core::Geometry& g = context.geometry;
   AttentionParams p{};
   p.q = rows_of(call.inputs.q);
@@ -52,10 +52,12 @@ AttentionParams make_attention_params(const core::StageContext& context,
   p.kv_lengths = call.inputs.kv_lengths;
   p.out = rows_of(call.out);
   p.lse = call.lse;
+  p.heads = heads;
   if (g.config.rest == Rest::kLinear) {
-    const FirstOrder first_order = carve_first_order(g, call.work);
+    const FirstOrder first_order = carve_first_order(g, heads, call.work);
     p.map = first_order.map;
     p.map_factor = first_order.factor;
+    p.rest_mass = first_order.mass;
     p.map_row = first_order.row;
   }
   p.next_item = reinterpret_cast<std::int32_t*>(context.scratch);

@@ -26,6 +26,12 @@ struct OrderView {
   index_t head_stride;
 };
 
+/// KV heads that a launch serves, with their query heads; counted over the whole batch: head h of
+/// batch element b is b · Hkv + h.
+struct HeadRange {
+  int first, count;
+};
+
 struct AttentionParams {
   TokenRows q;  // [B, Hq, Lq, D]
   TokenRows k;  // [B, Hkv, Lk, D]
@@ -40,9 +46,12 @@ struct AttentionParams {
   const std::int32_t* kv_lengths;  // [B] or null
   TokenRows out;                   // [B, Hq, Lq, D], the caller's token order
   float* lse;                      // [B, Hq, Lq] or null
-  // rest = linear: the maps of first_order.hpp and their factors; else null.
-  const std::byte* map;     // [B, Hq, Nq, D, map_row]
-  const float* map_factor;  // [B, Hq, Nq]
+  HeadRange heads;                 // of this launch
+  // rest = linear: the maps of first_order.hpp and their factors; else null. By query heads of
+  // `heads`: n = heads.count · Hq / Hkv of them.
+  const std::byte* map;     // [n, Nq, D, map_row]
+  const float* map_factor;  // [n, Nq]
+  const float* rest_mass;   // [n, Nq, Nk]: log2 of what block means count more
   int map_row;
   std::int32_t* next_item;  // work counter, zero when the kernel starts
   int batch, heads_q, heads_kv;
@@ -55,8 +64,9 @@ struct AttentionParams {
   std::uint32_t readable_codes;  // bit c: level code c can be read
 };
 
-/// The parameters of a call; host code.
+/// The parameters of a launch of a call; host code.
 [[nodiscard]] AttentionParams make_attention_params(const core::StageContext& context,
-                                                    const core::AttentionParams& call);
+                                                    const core::AttentionParams& call,
+                                                    HeadRange heads);
 
 }  // namespace psa::cuda

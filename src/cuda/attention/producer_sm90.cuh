@@ -232,6 +232,7 @@ struct Producer {
   __device__ bool plan_rows(const QueryBlock& q, const KvStream& stream, int at, const KvRow& first,
                             int place, TilePlan::Rows& rows) {
     if (!can_be_plain || !first.is_real) return false;
+    if (Traits::kHasFirstOrder && first.code == semantics::kBlockMeanCode) return false;
     const int factor = static_cast<int>(semantics::pool_factor(first.code, p.block_kv));
     const bool is_one_piece = p.block_kv / factor >= 8;
     int row[8];
@@ -328,8 +329,9 @@ struct Producer {
     float adjust = 0.0F;
     if (!row.is_real) {
       adjust = -INFINITY;
-    } else if (row.weight != 1 << log2_factor) {
-      adjust = (log2f(static_cast<float>(row.weight)) - bias) / p.scale_log2;
+    } else {
+      const float more = log2_weight(row.weight) - bias + log2_rest_mass(p, q, row);
+      if (more != 0.0F) adjust = more / p.scale_log2;
     }
     if (index % 8 == 0) notes.bias[index / 8] = bias;
     notes.last[index] = row.last;
@@ -375,7 +377,7 @@ struct Producer {
     wait(&shared.k_empty[k_ring.slot], k_ring.parity ^ 1U);
     if (threadIdx.x == 0) {
       note_place(item, /*is_last=*/true, 0);
-      shared.notes[note_slot].map_factor = p.map_factor[map_row_of(p, q)];
+      shared.notes[note_slot].map_factor = p.map_factor[first_order_block_of(p, q)];
     }
     const int row = row_of_entry(lane);
     copy_rows(shared.k[k_ring.slot],

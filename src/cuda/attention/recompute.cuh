@@ -43,7 +43,7 @@ __device__ inline void add_key(const AttentionParams& p, const QueryBlock& q, co
   }
 #pragma unroll
   for (int lanes = 16; lanes > 0; lanes /= 2) dot += __shfl_xor_sync(0xFFFFFFFFU, dot, lanes);
-  const float logit = p.scale_log2 * dot + log2f(static_cast<float>(key.weight));
+  const float logit = p.scale_log2 * dot + log2_weight(key.weight) + log2_rest_mass(p, q, key);
   const float max = fmaxf(row.state.max, logit);
   const float rescale = row.state.max == max ? 1.0F : exp2f(row.state.max - max);
   const float probability = logit == -INFINITY ? 0.0F : exp2f(logit - max);
@@ -74,7 +74,7 @@ template <typename Element>
 __device__ inline void add_first_order(const AttentionParams& p, const QueryBlock& q,
                                        SlowRow& row) {
   const int lane = static_cast<int>(threadIdx.x % 32);
-  const float share = row.rest_sum * p.map_factor[map_row_of(p, q)];
+  const float share = row.rest_sum * p.map_factor[first_order_block_of(p, q)];
   float term[SlowRow::kLaneChannels] = {};
 #pragma unroll
   for (int j = 0; j < SlowRow::kLaneChannels; ++j) {

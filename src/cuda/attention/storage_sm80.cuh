@@ -46,9 +46,11 @@ template <int kKeys>
 struct TileRows {
   const std::byte* k[kKeys];  // padding: zero_row()
   const std::byte* v[kKeys];
-  float bias_log2[kKeys];      // log2(weight)
-  int last[kKeys];             // a query sees the row from this position on; padding: kNever
-  float run_bias[kKeys / 32];  // of 32 rows that have one bias and are seen by all; else NaN
+  float bias_log2[kKeys];  // log2(weight)
+  float adjust[kKeys];     // what is added to logits, before they are scaled
+  int last[kKeys];         // a query sees the row from this position on; padding: kNever
+  // Of 32 rows that have one bias, are seen by all and are not adjusted; else NaN.
+  float run_bias[kKeys / 32];
 };
 
 template <typename V>
@@ -167,12 +169,6 @@ __device__ inline void copy_queries(const KernelParams& params, SharedMemory<V>&
   });
 }
 
-/// Exact for powers of two, which all weights but a sequence's last are.
-__device__ inline float log2_weight(int weight) {
-  const bool is_power = (weight & (weight - 1)) == 0;
-  return is_power ? static_cast<float>(31 - __clz(weight)) : log2f(static_cast<float>(weight));
-}
-
 /// Lists the rows of a tile, one thread per row; the warps take turns. Called by all threads.
 template <typename V>
 __device__ inline void list_rows(const AttentionParams& p, SharedMemory<V>& shared, int tile) {
@@ -183,23 +179,26 @@ __device__ inline void list_rows(const AttentionParams& p, SharedMemory<V>& shar
   const KvRow row = shared.stream.at(p, q, shared.window, tile * V::kTileKeys + r);
   KvAddress address{zero_row(), zero_row()};
   float bias = 0.0F;
+  float mass = 0.0F;
   if (row.is_real) {
     address = address_of(p, q, row, sizeof(typename V::Element));
     bias = log2_weight(row.weight);
+    mass = log2_rest_mass(p, q, row);
   }
   TileRows<V::kTileKeys>& rows = shared.rows[tile % 2];
   rows.k[r] = address.k;
   rows.v[r] = address.v;
   rows.bias_log2[r] = bias;
+  rows.adjust[r] = mass == 0.0F ? 0.0F : mass / p.scale_log2;
   rows.last[r] = row.is_real ? row.last : kNever;
-  const bool is_seen_by_all =
-      row.is_real && semantics::is_visible(p.is_causal, row.last, q.first_position);
+  const bool is_plain =
+      row.is_real && mass == 0.0F && semantics::is_visible(p.is_causal, row.last, q.first_position);
   const bool has_same_bias = bias == __shfl_sync(0xFFFFFFFFU, bias, 0);
-  const bool is_run = __all_sync(0xFFFFFFFFU, is_seen_by_all && has_same_bias) != 0;
+  const bool is_run = __all_sync(0xFFFFFFFFU, is_plain && has_same_bias) != 0;
   if (lane_id() == 0) rows.run_bias[r / 32] = is_run ? bias : nanf("");
 }
 
-/// Whether all rows of a tile have the bias run_bias[0] and are seen by all queries.
+/// Whether all rows of a tile have the bias run_bias[0], are seen by all queries and not adjusted.
 template <int kKeys>
 __device__ inline bool is_one_run(const TileRows<kKeys>& rows) {
   bool is_one = rows.run_bias[0] == rows.run_bias[0];

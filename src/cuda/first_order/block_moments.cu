@@ -1,6 +1,6 @@
 // SPDX-License-Identifier: Apache-2.0
 
-// Moments of KV blocks (S-23): means and spreads of keys, covariances of keys with values.
+// Moments of KV blocks (S-23): means and variances of keys, covariances of keys with values.
 //
 // One CTA per KV block and slab of kColumns x kColumns channels (one slab if head_dim <= kColumns).
 // Its threads copy K and V of the slab to shared memory, 16 tokens x 8 channels each, sum them and
@@ -49,6 +49,7 @@ struct MomentParams {
 /// What a CTA works on.
 struct Block {
   int batch, head_kv, index;
+  int row;      // of the work memory
   int slab[2];  // by Side
   int begin, tokens;
 
@@ -62,10 +63,11 @@ __device__ Block block_of(const MomentParams<Element>& p, int cta) {
   cta /= p.slabs;
   block.slab[kValues] = cta % p.slabs;
   cta /= p.slabs;
+  block.row = cta;
   block.index = cta % p.num_kv_blocks;
-  cta /= p.num_kv_blocks;
-  block.head_kv = cta % p.heads_kv;
-  block.batch = cta / p.heads_kv;
+  const int head = p.work.heads.first + cta / p.num_kv_blocks;
+  block.head_kv = head % p.heads_kv;
+  block.batch = head / p.heads_kv;
   const semantics::Range tokens = semantics::block_range(
       block.index, p.block_kv, key_length(p.kv_lengths, block.batch, p.len_kv));
   block.begin = static_cast<int>(tokens.begin);
@@ -201,11 +203,14 @@ __device__ void read_slab(const MomentParams<Element>& p, const Block& block, in
     shared.means[place.side][place.column + i] = mean[i];
   }
   if (block.is_first_slab() && place.side == kKeys && channel < p.work.row) {
-    const index_t head = static_cast<index_t>(block.batch) * p.heads_kv + block.head_kv;
-    float* to = p.work.key_mean + (head * p.work.row + channel) * p.num_kv_blocks + block.index;
+    const index_t head = block.row / p.num_kv_blocks;
+    index_t to = (head * p.work.row + channel) * p.num_kv_blocks + block.index;
 #pragma unroll
-    for (int i = 0; i < kThreadChannels; ++i)
-      to[static_cast<index_t>(i) * p.num_kv_blocks] = mean[i];
+    for (int i = 0; i < kThreadChannels; ++i) {
+      p.work.key_mean[to] = mean[i];
+      p.work.key_variance[to] = energy[i] / count;
+      to += p.num_kv_blocks;
+    }
   }
 }
 
@@ -314,9 +319,8 @@ template <typename Element, int kColumns>
 __device__ void write_covariance(const MomentParams<Element>& p, const Block& block,
                                  const SharedMemory<kColumns>& shared, bool is_zero) {
   constexpr int kPieces = kColumns / 8;
-  const index_t head = static_cast<index_t>(block.batch) * p.heads_kv + block.head_kv;
   auto* matrix = reinterpret_cast<Element*>(p.work.covariance) +
-                 (head * p.num_kv_blocks + block.index) * p.head_dim * p.work.row;
+                 static_cast<index_t>(block.row) * p.head_dim * p.work.row;
   for (int i = static_cast<int>(threadIdx.x); i < kColumns * kPieces; i += 2 * kColumns) {
     const int row = block.slab[kValues] * kColumns + i / kPieces;
     const int column = block.slab[kKeys] * kColumns + i % kPieces * 8;
@@ -353,10 +357,7 @@ __global__ void __launch_bounds__(2 * kColumns, 2)
   if (__syncthreads_and(static_cast<int>(is_finite)) == 0) unit = nanf("");
   write_covariance(p, block, shared, /*is_zero=*/!(unit > 0.0F));
   if (block.is_first_slab() && threadIdx.x == 0) {
-    const index_t head = static_cast<index_t>(block.batch) * p.heads_kv + block.head_kv;
-    const index_t at = head * p.num_kv_blocks + block.index;
-    p.work.unit[at] = unit;
-    p.work.key_spread[at] = sides[kKeys].total / static_cast<float>(max(block.tokens, 1));
+    p.work.unit[block.row] = unit;
   }
 }
 
@@ -369,8 +370,7 @@ void launch(const StageContext& context, const MomentParams<Element>& p, bool is
   const auto kernel = is_aligned ? measure_blocks<Element, kColumns, true>
                                  : measure_blocks<Element, kColumns, false>;
   allow_shared_memory(kernel, kSharedBytes);
-  const unsigned int ctas =
-      grid_of(g.shape.batch * g.shape.heads_kv * g.num_kv_blocks * p.slabs * p.slabs);
+  const unsigned int ctas = grid_of(p.work.heads.count * g.num_kv_blocks * p.slabs * p.slabs);
   kernel<<<ctas, 2 * kColumns, kSharedBytes, stream_of(context.stream)>>>(p);
   check_launch("measure_blocks");
 }

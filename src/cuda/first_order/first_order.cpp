@@ -10,14 +10,21 @@ constexpr index_t kElementBytes = 2;  // backend.cu: all tensors are f16 or bf16
 
 index_t up_to_8(index_t count) { return semantics::ceil_div(count, 8) * 8; }
 
+std::size_t bytes_of(const core::Geometry& g, int heads) {
+  std::size_t bytes = 0;
+  static_cast<void>(carve_first_order(g, {0, heads}, nullptr, &bytes));
+  return bytes;
+}
+
 }  // namespace
 
-FirstOrder carve_first_order(const core::Geometry& g, std::byte* work, std::size_t* bytes) {
+FirstOrder carve_first_order(const core::Geometry& g, HeadRange heads, std::byte* work,
+                             std::size_t* bytes) {
   const ProblemShape& shape = g.shape;
   const index_t row = up_to_8(shape.head_dim);
   const index_t weight_row = up_to_8(g.num_kv_blocks);
-  const index_t kv_blocks = shape.batch * shape.heads_kv * g.num_kv_blocks;
-  const index_t q_blocks = shape.batch * shape.heads_q * g.num_q_blocks;
+  const index_t kv_blocks = heads.count * g.num_kv_blocks;
+  const index_t q_blocks = heads.count * g.heads_per_kv() * g.num_q_blocks;
   const index_t matrix_bytes = shape.head_dim * row * kElementBytes;
   core::Ledger ledger(work);
   const auto floats = [&ledger](index_t count) {
@@ -26,13 +33,15 @@ FirstOrder carve_first_order(const core::Geometry& g, std::byte* work, std::size
   const auto raw = [&ledger](index_t count) {
     return ledger.take<std::byte>(static_cast<std::size_t>(count));
   };
-  const FirstOrder pieces{.row = static_cast<int>(row),
+  const FirstOrder pieces{.heads = heads,
+                          .row = static_cast<int>(row),
                           .weight_row = static_cast<int>(weight_row),
                           .key_mean = floats(kv_blocks * row),
-                          .key_spread = floats(kv_blocks),
+                          .key_variance = floats(kv_blocks * row),
                           .unit = floats(kv_blocks),
                           .covariance = raw(kv_blocks * matrix_bytes),
                           .logits = floats(q_blocks * g.num_kv_blocks),
+                          .mass = floats(q_blocks * g.num_kv_blocks),
                           .weights = raw(q_blocks * weight_row * kElementBytes),
                           .map = raw(q_blocks * matrix_bytes),
                           .factor = floats(q_blocks)};
@@ -40,15 +49,25 @@ FirstOrder carve_first_order(const core::Geometry& g, std::byte* work, std::size
   return pieces;
 }
 
-std::size_t first_order_bytes(const core::Geometry& g) {
-  std::size_t bytes = 0;
-  static_cast<void>(carve_first_order(g, nullptr, &bytes));
-  return bytes;
+int heads_per_launch(const core::Geometry& g) {
+  const ProblemShape& shape = g.shape;
+  const auto all = static_cast<int>(shape.batch * shape.heads_kv);
+  if (g.config.rest != Rest::kLinear) return all;
+  // A quarter above K and V: one launch for as many query as KV heads, in blocks of head_dim rows.
+  const auto kv_bytes =
+      static_cast<std::size_t>(2 * all * shape.len_kv * shape.head_dim * kElementBytes);
+  const std::size_t most_bytes = kv_bytes + kv_bytes / 4;
+  int launches = 1;
+  const auto heads_of = [&] { return (all + launches - 1) / launches; };
+  while (heads_of() > 1 && bytes_of(g, heads_of()) > most_bytes) ++launches;
+  return heads_of();
 }
 
+std::size_t first_order_bytes(const core::Geometry& g) { return bytes_of(g, heads_per_launch(g)); }
+
 void make_first_order_maps(const StageContext& context, const core::AttentionParams& call,
-                           SumCovariances& sum) {
-  const FirstOrder work = carve_first_order(context.geometry, call.work);
+                           HeadRange heads, SumCovariances& sum) {
+  const FirstOrder work = carve_first_order(context.geometry, heads, call.work);
   block_moments(context, call.inputs, work);
   rest_weights(context, call, work);
   sum(context, call.inputs, work);

@@ -1,13 +1,18 @@
 // SPDX-License-Identifier: Apache-2.0
 #pragma once
 
-// The maps M of rest = linear (S-23), which the attention kernels apply to their queries.
+// What rest = linear (S-23) adds to the block means: their mass, and the maps M, which the
+// attention kernels apply to their queries.
 //
-//   block_moments   k, v               -> means of keys, covariances C       O(Lk · D²)
-//   rest_weights    q, means, levels   -> weights w of the unread blocks     O(Nq · Nk · D)
-//   sum_covariances w, C               -> M = sum of w · C                   O(Nq · Nk · D²)
+//   block_moments   k, v                 -> means, variances, covariances C      O(Lk · D²)
+//   rest_weights    q, moments, levels   -> mass 1 + v/2, weights w              O(Nq · Nk · D)
+//   sum_covariances w, C                 -> M = sum of w · C                     O(Nq · Nk · D²)
 //
-// Letters: B batch, Hq and Hkv heads, D head_dim, Nq and Nk blocks; R = row elements. All products
+// Maps are large, D² elements for each query block, so a call whose maps would not fit in as much
+// memory as K and V takes goes head range by head range: maps, then the attention that reads them.
+//
+// Letters: n KV heads and m query heads of the range, D head_dim, Nq and Nk blocks; R = row
+// elements. All products
 // are of 16-bit numbers, summed in float, in the storage type of k and v. Scales keep them in the
 // range of f16: what is stored is
 //
@@ -17,6 +22,7 @@
 #include <cstddef>
 
 #include "core/backend.hpp"
+#include "cuda/attention/params.hpp"
 
 namespace psa::cuda {
 
@@ -24,21 +30,26 @@ using core::StageContext;
 
 /// Pieces of the work memory of the attention stage.
 struct FirstOrder {
-  int row;            ///< R: elements of a row of a matrix, D up to a multiple of 8; the rest is 0
-  int weight_row;     ///< elements of a row of weights, Nk up to a multiple of 8; the rest is 0
-  float* key_mean;    ///< [B, Hkv, R, Nk]
-  float* key_spread;  ///< [B, Hkv, Nk]: t of S-23
-  float* unit;        ///< [B, Hkv, Nk]; NaN: the block has moments that are not finite
-  std::byte* covariance;  ///< [B, Hkv, Nk, D, R]; row: channel of v, column: channel of k
-  float* logits;          ///< [B, Hq, Nq, Nk], in log2 units
-  std::byte* weights;     ///< [B, Hq, Nq, weight_row]
-  std::byte* map;         ///< [B, Hq, Nq, D, R]; row: channel of out, column: channel of q
-  float* factor;          ///< [B, Hq, Nq]; 0: no term
+  HeadRange heads;
+  int row;          ///< R: elements of a row of a matrix, D up to a multiple of 8; the rest is 0
+  int weight_row;   ///< elements of a row of weights, Nk up to a multiple of 8; the rest is 0
+  float* key_mean;  ///< [n, R, Nk]
+  float* key_variance;    ///< [n, R, Nk]
+  float* unit;            ///< [n, Nk]; NaN: the block has moments that are not finite
+  std::byte* covariance;  ///< [n, Nk, D, R]; row: channel of v, column: channel of k
+  float* logits;          ///< [m, Nq, Nk], in log2 units
+  float* mass;            ///< [m, Nq, Nk]: log2 of 1 + v/2; 0 outside of the rest sets
+  std::byte* weights;     ///< [m, Nq, weight_row]
+  std::byte* map;         ///< [m, Nq, D, R]; row: channel of out, column: channel of q
+  float* factor;          ///< [m, Nq]; 0: no term
 };
 
 /// `work` may be null: only `bytes` counts then.
-[[nodiscard]] FirstOrder carve_first_order(const core::Geometry& geometry, std::byte* work,
-                                           std::size_t* bytes = nullptr);
+[[nodiscard]] FirstOrder carve_first_order(const core::Geometry& geometry, HeadRange heads,
+                                           std::byte* work, std::size_t* bytes = nullptr);
+
+/// KV heads of a launch: as many as the memory is for, with rest = linear; else all.
+[[nodiscard]] int heads_per_launch(const core::Geometry& geometry);
 
 /// core::Backend::attention_bytes.
 [[nodiscard]] std::size_t first_order_bytes(const core::Geometry& geometry);
@@ -54,6 +65,20 @@ SumCovariances sum_covariances_sm90;
 
 /// Fills the work memory. Launches on context.stream.
 void make_first_order_maps(const StageContext& context, const core::AttentionParams& call,
-                           SumCovariances& sum);
+                           HeadRange heads, SumCovariances& sum);
+
+/// Calls `attend` with the parameters of each launch of a call, behind the maps that it reads.
+template <typename Attend>
+void for_each_launch(const StageContext& context, const core::AttentionParams& call,
+                     SumCovariances& sum, const Attend& attend) {
+  const core::Geometry& g = context.geometry;
+  const auto all = static_cast<int>(g.shape.batch * g.shape.heads_kv);
+  const int most = heads_per_launch(g);
+  for (int first = 0; first < all; first += most) {
+    const HeadRange heads{first, all - first < most ? all - first : most};
+    if (g.config.rest == Rest::kLinear) make_first_order_maps(context, call, heads, sum);
+    attend(make_attention_params(context, call, heads));
+  }
+}
 
 }  // namespace psa::cuda

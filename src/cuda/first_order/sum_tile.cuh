@@ -27,7 +27,7 @@ struct SumParams {
   int row_tiles, column_tiles;
   // Which weights are 0 without a look at them.
   const std::int32_t* kv_lengths;  // [B] or null
-  int heads_kv, num_q_blocks, block_q, block_kv;
+  int first_head, heads_kv, num_q_blocks, block_q, block_kv;
   index_t len_q, len_kv;
   bool is_causal;
 
@@ -40,7 +40,7 @@ struct SumParams {
   p.weights = work.weights;
   p.covariance = work.covariance;
   p.map = work.map;
-  p.heads = static_cast<int>(g.shape.batch * g.shape.heads_kv);
+  p.heads = work.heads.count;
   p.rows = static_cast<int>(grid_of(g.heads_per_kv() * g.num_q_blocks));
   p.columns = static_cast<int>(g.shape.head_dim) * work.row;
   p.inner = static_cast<int>(g.num_kv_blocks);
@@ -48,6 +48,7 @@ struct SumParams {
   p.row_tiles = static_cast<int>(semantics::ceil_div(p.rows, kTileRows));
   p.column_tiles = static_cast<int>(semantics::ceil_div(p.columns, kTileColumns));
   p.kv_lengths = inputs.kv_lengths;
+  p.first_head = work.heads.first;
   p.heads_kv = static_cast<int>(g.shape.heads_kv);
   p.num_q_blocks = static_cast<int>(g.num_q_blocks);
   p.block_q = g.config.block_q;
@@ -76,7 +77,7 @@ __device__ inline int weighted_blocks(const SumParams& p, const Part& part) {
   const int q_block = is_one_head ? last_row % p.num_q_blocks : p.num_q_blocks - 1;
   return static_cast<int>(semantics::visible_blocks(
       true, semantics::block_range(q_block, p.block_q, p.len_q), p.block_kv, p.len_q,
-      key_length(p.kv_lengths, part.head / p.heads_kv, p.len_kv)));
+      key_length(p.kv_lengths, (p.first_head + part.head) / p.heads_kv, p.len_kv)));
 }
 
 /// Writes kRows x kColumns elements of `tile`, in shared memory (shared_rows.cuh), to the map, at
