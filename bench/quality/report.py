@@ -105,9 +105,10 @@ def search_table(study: dict) -> list[str]:
     """A row per order and estimator, a column per method."""
     errors: dict[tuple[str, str], dict[str, float]] = {}
     for row in study["searched"]:
-        order, estimator, block, *counts = row["choice"].split(", ")
-        if row["wanted"] == MODELS[study["model"]].aim_density and block == "128x128":
-            cells = errors.setdefault((order, ", ".join([estimator, *counts])), {})
+        order, *parts = row["choice"].split(", ")
+        if row["wanted"] == MODELS[study["model"]].aim_density and "128x128" in parts:
+            parts.remove("128x128")
+            cells = errors.setdefault((order, ", ".join(parts)), {})
             cells[row["method"]] = row["error"]
     names = list(dict.fromkeys(name for cells in errors.values() for name in cells))
     lines = ["| order | estimator | " + " | ".join(names) + " |",

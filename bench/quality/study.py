@@ -25,7 +25,7 @@ class Effort:
     """How many captures each part takes."""
 
     densities: tuple[float, ...] = (0.05, 0.10, 0.15, 0.25)
-    by_head: tuple[float, ...] = densities
+    by_head: tuple[float, ...] = (0.10, 0.15)
     """Those for which `psa tune` finds the densities of heads."""
     search: int = 4
     """Tuning captures on which settings are chosen."""
