@@ -85,16 +85,4 @@ struct SharedStorage {
 /// it in the uniform registers that wgmma takes its descriptors from.
 __device__ inline int uniform(int x) { return __shfl_sync(0xFFFFFFFFU, x, 0); }
 
-/// Position in a ring of slots whose barriers complete once per round.
-template <int kSlots>
-struct RingIndex {
-  int slot = 0;
-  std::uint32_t parity = 0;
-  __device__ void advance() {
-    if (++slot < kSlots) return;
-    slot = 0;
-    parity ^= 1U;
-  }
-};
-
 }  // namespace psa::cuda::sm90

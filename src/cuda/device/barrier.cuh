@@ -59,6 +59,18 @@ __device__ inline void fence_async_proxy() {
   asm volatile("fence.proxy.async.shared::cta;" ::: "memory");
 }
 
+/// Position in a ring of slots whose barriers complete once per round.
+template <int kSlots>
+struct RingIndex {
+  int slot = 0;
+  std::uint32_t parity = 0;
+  __device__ void advance() {
+    if (++slot < kSlots) return;
+    slot = 0;
+    parity ^= 1U;
+  }
+};
+
 /// Named barrier 1..15 of `threads` threads: wait for all, or only be counted.
 __device__ inline void sync_named(int id, int threads) {
   asm volatile("bar.sync %0, %1;" ::"r"(id), "r"(threads) : "memory");

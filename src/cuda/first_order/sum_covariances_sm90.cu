@@ -56,16 +56,7 @@ struct SharedMemory {
   Barrier empty[kStages];
 };
 
-/// Which stage is next, and the parity of its barriers' phase.
-struct Ring {
-  int slot = 0;
-  std::uint32_t parity = 0;
-  __device__ void advance() {
-    if (++slot < kStages) return;
-    slot = 0;
-    parity ^= 1U;
-  }
-};
+using Ring = RingIndex<kStages>;
 
 __device__ int steps_of(const SumParams& p, const Part& part) {
   return (weighted_blocks(p, part) + kStep - 1) / kStep;
