@@ -6,7 +6,7 @@
 //   block_moments   per KV block: mean and variance of the keys, n x covariance with the values
 //   make_maps       per run of query blocks: M, the weighted sum of the covariances of the rest
 //   set,
-//                   and the biases of the block means, their masses to second order
+//                   and the biases of the block means, which are their masses to second order
 //   add_first_order per query block: O^T += share of the rest x (q M)
 //
 // All in float whatever the types of q, k and v. Covariances and maps are stored transposed and cut
