@@ -51,7 +51,7 @@ struct Workspace {
   std::uint8_t* caps = nullptr;
   float* importance = nullptr;
   LevelCode* levels = nullptr;
-  std::byte* attention_work = nullptr;
+  std::byte* attention_work = nullptr;  ///< where importance is
   std::byte* scratch = nullptr;
 };
 

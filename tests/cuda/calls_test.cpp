@@ -307,5 +307,17 @@ TEST(CudaPolicy, WhatOnlyTheCpuComputesIsRefused) {
   }
 }
 
+/// Maps take D² elements for each query block: with grouped heads much more than K and V in one go.
+TEST(CudaPolicy, MapsOfGroupedHeadsTakeAboutAsMuchAsKeysAndValues) {
+  for (const index_t heads_q : {4, 12, 28}) {
+    Problem problem;
+    problem.shape = {1, heads_q, 4, 65536, 65536, 128, DType::kBF16, DType::kBF16, DType::kBF16};
+    problem.config.block_q = problem.config.block_kv = 128;
+    problem.config.rest = Rest::kLinear;
+    constexpr std::size_t kKvBytes = std::size_t{2} * 4 * 65536 * 128 * 2;
+    EXPECT_LE(cuda::kSm90a.attention_bytes(problem.geometry()), kKvBytes + kKvBytes / 4) << heads_q;
+  }
+}
+
 }  // namespace
 }  // namespace psa::testing
