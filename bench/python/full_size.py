@@ -57,6 +57,7 @@ class Variant:
 
 @dataclass
 class Case:
+    model: Any
     call: Callable[[], torch.Tensor]
     """What is timed."""
     facts: dict[str, Any]
@@ -170,6 +171,7 @@ def _diffusers_case(
         )
 
     return Case(
+        model,
         lambda: model(**inputs)[0],
         facts,
         [
@@ -244,6 +246,7 @@ def qwen(tokens: int) -> Callable[..., Case]:
             "tokens": length,
         }
         return Case(
+            model,
             call,
             facts,
             [
@@ -366,7 +369,7 @@ class AttentionTimer(TorchFunctionMode):
 def measure(case: Case, device: str, repeats: int) -> dict[str, Any]:
     """The rows of a case's variants, and which backend computed dense attention."""
     clock = Clock(device)
-    backend = _dense_backend(case, device)
+    backend = dense_backend(case, device)
     failed: list[dict[str, Any]] = []
     with sdpa_kernel(backend):
         variants = []
@@ -421,7 +424,7 @@ def _step(case: Case, variant: Variant, clock: Clock) -> None:
             variant.peak_bytes = max(variant.peak_bytes, torch.cuda.max_memory_allocated())
 
 
-def _dense_backend(case: Case, device: str) -> SDPBackend:
+def dense_backend(case: Case, device: str) -> SDPBackend:
     """The first one that computes the case's attention."""
     wanted = [SDPBackend.CUDNN_ATTENTION, SDPBackend.FLASH_ATTENTION]
     for backend in wanted if device == "cuda" else [SDPBackend.FLASH_ATTENTION]:

@@ -85,6 +85,21 @@ def test_ulysses_on_two_processes(tmp_path):
         assert len(found["notices"]) == 1 and "a density for each head" in found["notices"][0]
 
 
+def test_two_gpus_program_with_tiny_models(tmp_path):
+    diffusers = pytest.importorskip("diffusers")
+    if not hasattr(diffusers, "ContextParallelConfig"):
+        pytest.skip("this version of diffusers has no context parallelism")
+    program = ROOT / "bench" / "python" / "two_gpus.py"
+    command = [sys.executable, str(program), "--tiny", "--repeats", "1", "--out", str(tmp_path)]
+    subprocess.run(command, check=True, capture_output=True, timeout=300)
+    report = json.loads((tmp_path / "two_gpus_wan-1.3b-720p.json").read_text(encoding="utf-8"))
+    assert list(report["variants"]) == ["dense", "psa balanced"]
+    for row in report["variants"].values():
+        assert row["relative_l2_of_difference"] < 1e-5
+        assert row["density"][0] == pytest.approx(row["density"][1], abs=1e-3)
+    assert report["variants"]["psa balanced"]["density"][0] < 0.5
+
+
 @pytest.mark.parametrize("ulysses", [1, 2])
 def test_ring_attention_stays_dense(ulysses):
     pytest.importorskip("diffusers.models.attention_dispatch")
