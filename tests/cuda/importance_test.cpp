@@ -153,6 +153,7 @@ struct LargeCase {
   std::vector<std::int32_t> kv_lengths{};
   bool reordered = false;
   MemoryLayout layout = MemoryLayout::kBhld;
+  std::int32_t antidiagonal_stride = 8;
 };
 
 void PrintTo(const LargeCase& c, std::ostream* out) { *out << c.name; }
@@ -207,6 +208,17 @@ std::vector<LargeCase> large_cases() {
        {},
        false,
        MemoryLayout::kPadded},
+      // An item per head of the antidiagonal, of as many chunks as a ring has slots: every group of
+      // CTAs goes through several, in rounds of either parity.
+      {"ManyItems",
+       large_shape(200, 100, 520, 520, 32, kBf16),
+       128,
+       128,
+       true,
+       {},
+       false,
+       MemoryLayout::kBhld,
+       4},
   };
 }
 
@@ -222,6 +234,7 @@ TEST_P(CudaImportanceLarge, IsWithinBudgetWholeAndInChunks) {
   problem.config.block_q = c.block_q;
   problem.config.block_kv = c.block_kv;
   problem.config.causal = c.causal;
+  problem.config.antidiagonal_stride = c.antidiagonal_stride;
   QkvTensors tensors = random_qkv(problem, 81, c.layout);
   tensors.kv_lengths = c.kv_lengths;
   if (c.reordered) {

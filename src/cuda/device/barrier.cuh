@@ -34,6 +34,20 @@ __device__ inline void arrive(Barrier* barrier, int times) {
                : "memory");
 }
 
+/// Arrives at the barrier in the same place of CTA `rank` of the cluster. That says that this
+/// thread has read; for what it wrote to be visible there it takes a __threadfence() before (not
+/// part of this: it takes about as long as a chunk of products).
+__device__ inline void arrive_at(Barrier* barrier, int rank) {
+  asm volatile(
+      "{\n"
+      ".reg .b32 there;\n"
+      "mapa.shared::cluster.u32 there, %0, %1;\n"
+      "mbarrier.arrive.shared::cluster.b64 _, [there];\n"
+      "}\n" ::"r"(shared_address(barrier)),
+      "r"(rank)
+      : "memory");
+}
+
 /// Arrives once this thread's earlier copy_async_16 have landed.
 __device__ inline void arrive_after_copies(Barrier* barrier) {
   asm volatile("cp.async.mbarrier.arrive.noinc.shared::cta.b64 [%0];" ::"r"(shared_address(barrier))
@@ -47,6 +61,20 @@ __device__ inline void wait(Barrier* barrier, std::uint32_t parity) {
       ".reg .pred done;\n"
       "again:\n"
       "mbarrier.try_wait.parity.shared::cta.b64 done, [%0], %1;\n"
+      "@!done bra again;\n"
+      "}\n" ::"r"(shared_address(barrier)),
+      "r"(parity)
+      : "memory");
+}
+
+/// The same where threads of other CTAs of the cluster arrive: what they wrote before their fence
+/// is visible.
+__device__ inline void wait_for_cluster(Barrier* barrier, std::uint32_t parity) {
+  asm volatile(
+      "{\n"
+      ".reg .pred done;\n"
+      "again:\n"
+      "mbarrier.try_wait.parity.acquire.cluster.shared::cta.b64 done, [%0], %1;\n"
       "@!done bra again;\n"
       "}\n" ::"r"(shared_address(barrier)),
       "r"(parity)
@@ -77,6 +105,22 @@ __device__ inline void sync_named(int id, int threads) {
 }
 __device__ inline void arrive_named(int id, int threads) {
   asm volatile("bar.arrive %0, %1;" ::"r"(id), "r"(threads) : "memory");
+}
+
+/// The same as sync_named(): whether `own` is true in any of the threads.
+__device__ inline bool any_named(int id, int threads, bool own) {
+  int any = 0;
+  asm volatile(
+      "{\n"
+      ".reg .pred own, any;\n"
+      "setp.ne.b32 own, %3, 0;\n"
+      "bar.red.or.pred any, %1, %2, own;\n"
+      "selp.b32 %0, 1, 0, any;\n"
+      "}\n"
+      : "=r"(any)
+      : "r"(id), "r"(threads), "r"(static_cast<int>(own))
+      : "memory");
+  return any != 0;
 }
 
 /// Registers per thread of the calling warpgroup; the CTA's sum must not grow.

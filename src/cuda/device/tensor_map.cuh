@@ -47,4 +47,16 @@ __device__ inline void copy_box(std::uint32_t shared, const CUtensorMap* map, in
       : "memory");
 }
 
+/// The same into every CTA of the cluster that has a bit in `ctas`, at the same place; each CTA's
+/// bytes count towards its own `full`.
+__device__ inline void multicast_box(std::uint16_t ctas, std::uint32_t shared,
+                                     const CUtensorMap* map, int c0, int c1, int c2, int c3, int c4,
+                                     Barrier* full) {
+  asm volatile(
+      "cp.async.bulk.tensor.5d.shared::cluster.global.tile.mbarrier::complete_tx::bytes"
+      ".multicast::cluster [%0], [%1, {%3, %4, %5, %6, %7}], [%2], %8;" ::"r"(shared),
+      "l"(map), "r"(shared_address(full)), "r"(c0), "r"(c1), "r"(c2), "r"(c3), "r"(c4), "h"(ctas)
+      : "memory");
+}
+
 }  // namespace psa::cuda

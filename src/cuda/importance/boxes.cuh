@@ -25,11 +25,20 @@ struct ProbeMaps {
   CUtensorMap partial;  // the first `partial_tokens` of each group, the last one included
   int partial_tokens;   // of the last group; 0: all groups are whole
 
+  [[nodiscard]] __device__ auto map_of(int token) const {
+    return token < partial_tokens ? &partial : &whole;
+  }
+
   /// Channels [channel, channel + 64) of token `token` of the groups from `group` on.
   __device__ void copy(std::uint32_t shared, int channel, int token, int group, int head, int batch,
                        Barrier* full) const {
-    copy_box(shared, token < partial_tokens ? &partial : &whole, channel, token, group, head, batch,
-             full);
+    copy_box(shared, map_of(token), channel, token, group, head, batch, full);
+  }
+
+  /// The same into every CTA of the cluster that has a bit in `ctas`.
+  __device__ void multicast(std::uint16_t ctas, std::uint32_t shared, int channel, int token,
+                            int group, int head, int batch, Barrier* full) const {
+    multicast_box(ctas, shared, map_of(token), channel, token, group, head, batch, full);
   }
 };
 

@@ -12,6 +12,8 @@
 //   sampled_*     draw_samples     a CTA per head: its offsets (S-9)
 //   estimators    estimate_kernel  persistent CTAs, one item of query blocks at a time, multiplied
 //                                  by wgmma or mma.sync (kernel.cuh)
+//                 stream_kernel    on sm_90 in its place where the antidiagonal takes q and k as
+//                                  boxes (make_boxes(); stream_sm90.cuh)
 //   user_scores   hide_kernel      a CTA per row of scores (S-8)
 //   sharing       share_kernel     a CTA per row of a KV group (S-13)
 //
@@ -42,6 +44,7 @@ namespace {
 using core::Geometry;
 using core::ImportanceParams;
 using estimation::DeviceLimits;
+using estimation::kBoxRows;
 using estimation::kTileColumns;
 using estimation::make_probe_maps;
 using estimation::Params;
@@ -221,13 +224,12 @@ void set_inputs(const Geometry& g, const ImportanceParams& call, Params& p) {
 /// Where probes lie as the copy engine takes them: in the tokens' own order, every token real.
 ProbeBoxes make_boxes(const Geometry& g, const ImportanceParams& call, Shape shape) {
   ProbeBoxes boxes{};
-  const int box_rows = estimation::tile_size(shape).rows;
   if (shape == Shape::kMeans) {
     boxes.in_use = make_probe_maps(pooled_keys(g, call.pyramid), 1, kTileColumns, boxes.columns);
   } else if (shape == Shape::kStreamed && call.inputs.q_order.index == nullptr &&
              call.inputs.kv_order.index == nullptr && call.inputs.kv_lengths == nullptr) {
     const int group = g.config.antidiagonal_stride;
-    boxes.in_use = make_probe_maps(call.inputs.q, group, box_rows, boxes.rows) &&
+    boxes.in_use = make_probe_maps(call.inputs.q, group, kBoxRows, boxes.rows) &&
                    make_probe_maps(call.inputs.k, group, kTileColumns, boxes.columns);
   }
   return boxes;

@@ -14,8 +14,8 @@
 //
 // A group of CTAs shares items: its CTAs take tiles of columns in turns, and in the end query
 // blocks. Elsewhere a group is one CTA; on sm_90 it is a cluster where rows are streamed, so that
-// all but one of its CTAs find them in L2. Without, 132 CTAs stream 132 MB of rows at a time, and
-// DRAM was the bound.
+// all but one of its CTAs find them in L2, or get them from each other (stream_sm90.cuh). Without,
+// 132 CTAs stream 132 MB of rows at a time, and DRAM was the bound.
 //
 // A tile is `parts` x `chunks` pieces of 64 channels. Chunks pass through a ring of stages in
 // shared memory; all warps multiply. What they multiply with is a class of its own:
@@ -23,9 +23,10 @@
 //   MultiplierSm80  mma.sync (multiply_sm80.cuh): products are there when multiply() returns
 //   MultiplierSm90  wgmma (multiply_sm90.cuh): they come while the warps go on to the next chunk
 //
-// Where the probes follow each other in memory, sm_90 copies a chunk as one or two boxes
-// (boxes.cuh): one thread starts them and barriers tell of their end. Otherwise all threads copy
-// row by row.
+// Where the probes follow each other in memory, sm_90 copies a chunk's columns as a box
+// (boxes.cuh): one thread starts it and a barrier tells of its end. Otherwise all threads copy row
+// by row. Where rows are streamed as boxes, too, a kernel of its own brings and multiplies the
+// chunks: stream_sm90.cuh. What follows is the one of this file.
 //
 // Chunk n, with s stages of which the products hold h (1 or 2: those of chunk n, and of n - 1):
 //
@@ -45,7 +46,7 @@
 //   kStreamed       256 rows, 1 CTA per SM. Rows too long to stay (antidiagonal: t·D) are copied
 //                   again for every tile, by each CTA of a group; 256 x 128 reads 48 KB per
 //                   chunk, 5.6 GB from L2 for 28 heads of 32,768 tokens at t = 8, where 128 x 128
-//                   would read 7.5
+//                   would read 7.5, and stream_sm90.cuh reads 3.7
 //   kStreamedSmall  128 rows, where 2 stages of kStreamed do not fit
 //
 // Cost: 2·terms·D flops per logit, one exponential per logit (kLogSum). L2: 128 x 64 x 2 bytes per
@@ -73,7 +74,7 @@ namespace psa::cuda::estimation {
 ///
 ///   kThreads, kHalves, kEighths
 ///   kGroupCtas             CTAs that share an item, as a cluster if more than one
-///   kTakesBoxes            whether chunks may come as boxes
+///   kTakesBoxes            whether chunks may come as boxes (streamed rows: to stream_sm90.cuh)
 ///   kHeldChunks            slots of the ring that are still read when a chunk has been multiplied
 ///   lane_row(eighth)       the lane's row; first_column(half)
 ///   at(half, eighth, i)    product with column 8·(i / 2) + 2·(lane % 4) + i % 2 of the half
@@ -82,6 +83,7 @@ namespace psa::cuda::estimation {
 ///   multiply(operands, begins_tile)   products += rows · columnsᵀ, or = if a tile begins
 ///   await_earlier()        waits for all chunks but the last
 ///   await_all()            before products are read
+///   fill(x)                all products = x (stream_sm90.cuh)
 template <typename ElementType, Shape kShapeValue, Reduction kReductionValue, typename Multiplier>
 struct Variant {
   using Element = ElementType;
@@ -105,11 +107,13 @@ struct alignas(kOperandAlignment) Lists {
   KvHead<Bits> k;
   const Bits* row_data[2][V::kRows];         // first channels, of part n: [n % 2]
   const Bits* column_data[2][kTileColumns];  // the same
-  ColumnRule rules[2][kTileColumns];         // of the CTA's tile n: [n % 2]
+  ColumnRule rules[2][kTileColumns];  // of the CTA's tile n: [n % 2]; stream_sm90.cuh: [warpgroup]
   ProbeRow rows[V::kRows];
   float row_scale_log2[V::kRows];  // kTakesMeans: what products are multiplied by
   float row_references[V::kRows];
   Barrier arrived[kMostStages];  // of the chunk in each slot, where chunks come as boxes
+  Barrier emptied[kMostStages];  // stream_sm90.cuh: nobody in the cluster reads the slot any more
+  Barrier consumers_met;         // the same: those of all CTAs of the cluster
 };
 
 template <typename V>
@@ -250,6 +254,8 @@ __device__ inline void fetch_rows(const Work<V>& w) {
   }
 }
 
+/// Rows that are streamed never come this way: launch_variant() has stream_kernel take them. The
+/// path stays because without it the registers of kStreamed's row by row path spill.
 template <typename V>
 __device__ inline void copy_boxes(const Work<V>& w, const Cursor& at) {
   const Params& p = w.p;

@@ -7,6 +7,7 @@
 
 #include "cuda/importance/estimate.cuh"
 #include "cuda/importance/kernel.cuh"
+#include "cuda/importance/stream_sm90.cuh"
 #include "cuda/launch.cuh"
 #include "psa/error.hpp"
 
@@ -34,6 +35,14 @@ void launch_variant(const DeviceLimits& limits, Params params, unsigned int grou
                     cudaStream_t stream) {
   params.stages = stages_for<V>(limits, params.chunks);
   const auto bytes = static_cast<std::size_t>(SharedLayout<V>::bytes(params.chunks, params.stages));
+  if constexpr (V::Products::kTakesBoxes && !V::kStays) {
+    if (params.boxes.in_use) {
+      allow_shared_memory(stream_kernel<V>, bytes);
+      launch_clusters(stream_kernel<V>, V::kGroupCtas, groups, V::kThreads + kProducerThreads,
+                      bytes, stream, params);
+      return;
+    }
+  }
   allow_shared_memory(estimate_kernel<V>, bytes);
   if constexpr (V::kGroupCtas == 1) {
     estimate_kernel<V><<<groups, V::kThreads, bytes, stream>>>(params);

@@ -17,6 +17,7 @@ namespace psa::cuda::estimation {
 using Bits = std::uint16_t;
 
 inline constexpr int kTileColumns = 128;   ///< probe columns of k that meet the rows at a time
+inline constexpr int kBoxRows = 128;       ///< streamed rows of a box
 inline constexpr int kChunkChannels = 64;  ///< channels that are copied at a time: 128 bytes a row
 inline constexpr int kMaxBlock = 128;      ///< largest block_q and block_kv
 inline constexpr int kMaxHeadDim = 256;
