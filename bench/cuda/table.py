@@ -11,9 +11,10 @@ HEAD = ("shape and rule", "density", "cuDNN dense", "FlexAttention", "published 
 
 
 def shape_of(row):
-    _, heads, length, head_dim = row["shape"]
+    batch, heads, length, head_dim = row["shape"]
     shared = "" if row["heads_kv"] == heads else f"/{row['heads_kv']}"
-    return f"H{heads}{shared} L{length:,} D{head_dim}"
+    batches = "" if batch == 1 else f"B{batch} "
+    return f"{batches}H{heads}{shared} L{length:,} D{head_dim}"
 
 
 def cells(row):
@@ -21,7 +22,7 @@ def cells(row):
     milliseconds = [f"{times[name]['ms']:.2f} ms" if name in times else "-"
                     for name in ("cudnn", "flex", "published", "psa")]
     # Normal inputs have no structure to find: their error says nothing.
-    error = f"{row['rel_l2']:.3f}" if row["data"] == "structured" else "-"
+    error = f"{row['rel_l2']:.3f}" if row["data"] != "normal" else "-"
     return (f"{row['name']}, {shape_of(row)}", f"{row['density']:.3f}", *milliseconds,
             f"**{row['speedup']:.2f}x**", f"{row['target']}x" if row["target"] else "-",
             f"{row['attention_tflops']:.0f} / {row['dense_tflops']:.0f} TFLOP/s", error)

@@ -3,13 +3,13 @@
 
 For each row: cuDNN dense, FlexAttention on random 128x128 blocks of psa's density, the published
 PSA code where it computes the row (block_kv 128, with --peer), and psa. The calls of a row take
-turns, with L2 flushed before each; figures are medians of CUDA event times. Inputs are normal, or
-structured (near tokens of the grid attend to each other); structured rows carry their relative L2
-error against dense.
+turns, with L2 flushed before each; figures are medians of CUDA event times. Inputs are normal,
+structured (near tokens of the grid attend to each other), or recorded (two heads of models/shapes,
+repeated so that they fill a GPU). The last two carry their relative L2 error against dense.
 
   python bench/cuda/whole_call.py --library build/cuda-release/src/libpsa.so --json out.json
   --peer DIR: a folder with psa_triton/ and PSA_casual/ of the published repository.
-Needs torch with CUDA, and triton for the peers.
+Needs torch with CUDA and safetensors, and triton for the peers.
 """
 import argparse
 import functools
@@ -22,6 +22,7 @@ import sys
 
 import torch
 import torch.nn.functional as F
+from safetensors.torch import load_file
 from torch.nn.attention import SDPBackend, sdpa_kernel
 
 ROOT = pathlib.Path(__file__).resolve().parents[2]
@@ -33,6 +34,7 @@ WAN720 = {"grid": (21, 45, 80), "heads": 12, "head_dim": 128}
 WAN480 = {"grid": (21, 30, 52), "heads": 12, "head_dim": 128}
 WAN22 = {"grid": (31, 22, 40), "heads": 24, "head_dim": 128}
 COG = {"grid": (13, 30, 45), "heads": 48, "head_dim": 64, "text": 226}
+SHAPES = {"grid": (16, 32, 32), "batch": 12, "heads": 2, "head_dim": 64}
 QWEN = {"length": 32768, "heads": 28, "heads_kv": 4, "head_dim": 128, "causal": True}
 
 
@@ -67,6 +69,9 @@ ROWS = (
      {"density": .10, "levels": 1, "rest": "linear", "order": "gilbert"}, None),
     ("wan-480p linear .10, gilbert", WAN480, "structured",
      {"density": .10, "levels": 1, "rest": "linear", "order": "gilbert"}, None),
+    ("shapes quota", SHAPES, "recorded", quota(.10, .15, .15, .35), None),
+    ("shapes linear .15, gilbert", SHAPES, "recorded",
+     {"density": .15, "levels": 1, "rest": "linear", "order": "gilbert"}, None),
 )
 
 
@@ -98,6 +103,15 @@ def structured_inputs(shape, length):
         slow = torch.randn(3, head_dim, device="cuda", generator=generator) / (2 * scale)
         v[0, h] = math.sqrt(2) * torch.cos(place @ slow + phase) + 0.3 * noise()
     return q, k, v
+
+
+def recorded_inputs(shape, length):
+    file = load_file(ROOT / "models/shapes/qkv_layer4_step15.safetensors", device="cuda")
+    assert file["q"].shape == (1, shape["heads"], length, shape["head_dim"])
+    return tuple(file[name].repeat(shape["batch"], 1, 1, 1) for name in "qkv")
+
+
+INPUTS = {"normal": normal_inputs, "structured": structured_inputs, "recorded": recorded_inputs}
 
 
 def dense_call(q, k, v, causal):
@@ -188,8 +202,7 @@ def run_row(row, args):
     text = shape.get("text", 0)
     length = shape.get("length") or math.prod(shape["grid"]) + text
     causal = bool(shape.get("causal"))
-    make = structured_inputs if data == "structured" else normal_inputs
-    q, k, v = make(shape, length)
+    q, k, v = INPUTS[data](shape, length)
     out = torch.empty_like(q)
     plan = psa.Plan(q.shape, k.shape, config, dtype=q.dtype, device=q.device,
                     grid=shape.get("grid"), text_tokens=text)
@@ -208,7 +221,7 @@ def run_row(row, args):
         reference = calls["cudnn"]().float()
         times = take_turns(calls, args.repeats)
     error = ((out.float() - reference).norm() / reference.norm()).item()
-    flops = 4.0 * shape["heads"] * length * length * shape["head_dim"] * (0.5 if causal else 1.0)
+    flops = 4.0 * q.numel() * length * (0.5 if causal else 1.0)
     dense_ms = times["cudnn"]["ms"]
     kv_bytes = 2 * k.numel() * k.element_size()
     result = {"name": name, "shape": [*q.shape], "heads_kv": k.shape[1], "data": data,
