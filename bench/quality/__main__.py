@@ -21,7 +21,8 @@ from .study import Effort, Study
 
 FOLDER = pathlib.Path("build/quality")
 RESULTS = pathlib.Path("bench/results")
-# A density by head is a share of what a row sees, and causal rows are read better by equal counts.
+# Heads of the causal model behave unlike on the two worlds of its clips: budgets tuned on some
+# captures help no others.
 CAUSAL_EFFORT = Effort(by_head=())
 
 

@@ -89,35 +89,6 @@ def _searched(shape: tuple[float, ...], orders=ORDERS, estimators=ESTIMATORS, bl
     return choices
 
 
-def _counted(orders, estimators, blocks=BLOCKS, **fixed) -> Callable[..., Iterator[Choice]]:
-    """As `_searched` with one level, but most of the density goes to an equal number of KV blocks
-    for each query block, and the knob's equal share of what it sees only to the rest of it.
-    Causal rows see unequal numbers."""
-
-    def choice(order, estimator, block, density, grid, others=()) -> Choice:
-        # m blocks of each row, of up to n: a density of 1 - (1 - m / n)^2.
-        seen = math.prod(grid) / block[1]
-        count = int(seen * (1 - math.sqrt(1 - 0.7 * density)))
-        config = psa.Config(order=order, importance=estimator, block=block, min_full=count, **fixed)
-        return Choice(f"{order}, {estimator}, {block[0]}x{block[1]}, equal counts",
-                      lambda knob: Trial(_shares(config, (1,), knob)), most=1,
-                      other_blocks=tuple(choice(order, estimator, other, density, grid)
-                                         for other in others))
-
-    def choices(density, grid) -> Iterator[Choice]:
-        for order, estimator in itertools.product(orders, estimators):
-            yield choice(order, estimator, blocks[0], density, grid, blocks[1:])
-
-    return choices
-
-
-def _causal_top_k(rest: str) -> Callable[[float, object], Iterator[Choice]]:
-    """Top-k of causal rows: by share or by count."""
-    by_share = _searched((1,), rest=rest, **_CAUSAL_SPACE, **_CAUSAL)
-    by_count = _counted(rest=rest, **_CAUSAL_SPACE, **_CAUSAL)
-    return lambda density, grid: itertools.chain(by_share(density, grid), by_count(density, grid))
-
-
 def _split(**fixed) -> Callable[[float, object], Iterator[Choice]]:
     """The split of a density over four levels (S-24), with nothing to choose."""
 
@@ -195,13 +166,13 @@ CAUSAL_PUBLISHED = Method("published understanding", "antidiagonal, published sh
                                     rule="threshold", rest="skip",
                                     similarity=UNDERSTANDING.similarity, **_CAUSAL))
 CAUSAL_BINARY = Method("binary top-k", BINARY.note,
-                       _causal_top_k("skip"))
+                       _searched((1,), rest="skip", **_CAUSAL_SPACE, **_CAUSAL))
 CAUSAL = (
     CAUSAL_BINARY,
     Method("binary mass", "blocks in full up to a share of the mass: SpargeAttn",
            _searched((1,), rule="threshold", rest="skip", **_CAUSAL_SPACE, **_CAUSAL)),
     Method("binary + block mean", "best blocks in full, the rest as means: TensorRT-Edge-LLM",
-           _causal_top_k("mean")),
+           _searched((1,), rest="mean", **_CAUSAL_SPACE, **_CAUSAL)),
     CAUSAL_PUBLISHED,
     Method("published understanding, no cap", "the same without the similarity cap",
            _searched(UNDERSTANDING.budget, rule="threshold", rest="skip", **_CAUSAL_SPACE,
@@ -209,9 +180,11 @@ CAUSAL = (
     Method("psa, four levels", "the same split, antidiagonal",
            _split(importance="antidiagonal", **_CAUSAL), is_psa=True),
     Method("psa, one level, linear", "best blocks in full, the rest as means with their "
-           "first-order term", _causal_top_k("linear"), is_psa=True),
+           "first-order term", _searched((1,), rest="linear", **_CAUSAL_SPACE, **_CAUSAL),
+           is_psa=True),
     Method("psa, one level, linear, all costs", "the same, selection and first-order term inside "
-           "the density", _causal_top_k("linear"), is_psa=True, pays_selection=True),
+           "the density", _searched((1,), rest="linear", **_CAUSAL_SPACE, **_CAUSAL),
+           is_psa=True, pays_selection=True),
     Method("psa, mass, linear", "blocks in full up to a share of the mass, the rest as above",
            _searched((1,), rule="threshold", rest="linear", **_CAUSAL_SPACE, **_CAUSAL),
            is_psa=True),

@@ -32,7 +32,9 @@ enum class Importance : std::int32_t {
 };
 
 enum class LevelRule : std::int32_t {
-  kQuota = 0,      ///< `budget[l-1]` = share of the blocks that is read at level <= l (S-14)
+  /// `budget[l-1]` = share of the blocks that is read at level <= l, of all that the call sees: in
+  /// causal calls as equal counts for all query blocks, early ones being read whole (S-14)
+  kQuota = 0,
   kThreshold = 1,  ///< `budget[l-1]` = share of the importance that is read at level <= l (S-15)
 };
 

@@ -170,7 +170,8 @@ class Config:
     rule: str = _setting("quota", _word((*_ffi.RULES, "dense")))
     """"quota", "threshold": how ranked blocks get levels [S-14, S-15]. "dense": all at level 1."""
     budget: Sequence[float] = _setting((0.0825, 0.1275, 0.1875, 0.4275), _shares)
-    """Cumulative shares read at level <= 1, 2, ... (pool factors 1, 2, 4, 8, 16); 1..5 numbers."""
+    """Cumulative shares read at level <= 1, 2, ... (pool factors 1, 2, 4, 8, 16); 1..5 numbers. By
+    quota they are of the blocks that the whole call sees: causal rows get equal counts [S-14]."""
     head_density: Sequence[float] | None = _setting(None, _densities)
     """A density for each query head, spent in the default split in place of `budget`; quota only
     [S-24]."""

@@ -160,12 +160,15 @@ class ThresholdWalk {
 void assign(const Row& row, std::span<const float> ranked, index_t forced, LevelCode* codes) {
   const Config& config = row.geometry.config;
   const auto count = static_cast<index_t>(ranked.size());
+  const auto rows = semantics::candidate_span(config.causal, config.block_q, config.block_kv,
+                                              row.geometry.shape.len_q, row.kv_length);
   const bool by_quota = config.rule == LevelRule::kQuota;
   ThresholdWalk walk(by_quota ? std::span<const float>() : ranked);
   index_t last = 0;
   for (int level = semantics::kFinestLevel; level <= config.num_levels; ++level) {
     const float share = row.budget[level - 1];
-    index_t cut = by_quota ? semantics::quota_cut(count, share) : walk.cut(share);
+    index_t cut =
+        by_quota ? semantics::quota_cut(count, rows, row.q_block, share) : walk.cut(share);
     if (level == semantics::kFinestLevel) {
       cut = semantics::full_cut(cut, forced, config.min_full_blocks, count);
     }

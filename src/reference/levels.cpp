@@ -65,8 +65,11 @@ std::vector<RankKey> candidates(const LevelRow& row) {
 }
 
 /// S-14.
-index_t quota_cut(const std::vector<RankKey>& ranked, float share) {
-  return semantics::quota_cut(static_cast<index_t>(ranked.size()), share);
+index_t quota_cut(const LevelRow& row, const std::vector<RankKey>& ranked, float share) {
+  const Config& config = row.config();
+  const auto rows = semantics::candidate_span(config.causal, config.block_q, config.block_kv,
+                                              row.geometry.shape.len_q, row.kv_length);
+  return semantics::quota_cut(static_cast<index_t>(ranked.size()), rows, row.q_block, share);
 }
 
 /// S-15.
@@ -94,8 +97,8 @@ std::vector<int> assign(const LevelRow& row, const std::vector<RankKey>& ranked)
   index_t last = 0;
   for (int level = semantics::kFinestLevel; level <= config.num_levels; ++level) {
     const float share = row.share_of(level);
-    index_t cut =
-        config.rule == LevelRule::kQuota ? quota_cut(ranked, share) : threshold_cut(ranked, share);
+    index_t cut = config.rule == LevelRule::kQuota ? quota_cut(row, ranked, share)
+                                                   : threshold_cut(ranked, share);
     if (level == semantics::kFinestLevel) {
       cut = semantics::full_cut(cut, forced, config.min_full_blocks, count);
     }

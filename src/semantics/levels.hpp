@@ -53,11 +53,50 @@ PSA_HD inline bool ranks_before(const RankKey& a, const RankKey& b) {
   return a.kv_block < b.kv_block;
 }
 
-/// S-14. Number of blocks, of `count` visible ones, that a cumulative share covers: the nearest
-/// integer, halves up.
-PSA_HD inline index_t quota_cut(index_t count, float share) {
-  return static_cast<index_t>(
-      std::floor(static_cast<double>(count) * static_cast<double>(share) + 0.5));
+/// S-14. Candidates of the query blocks of a batch element. In causal calls they grow by about the
+/// same number from one query block to the next, in all others `first` = `last`.
+struct CandidateSpan {
+  index_t first;  ///< of the first query block that has candidates
+  index_t last;   ///< of the last query block: all KV blocks
+};
+
+/// S-14. `len_kv`: valid keys of the batch element.
+PSA_HD constexpr CandidateSpan candidate_span(bool causal, index_t block_q, index_t block_kv,
+                                              index_t len_q, index_t len_kv) {
+  const index_t last = ceil_div(len_kv, block_kv);
+  if (!causal) return {last, last};
+  const index_t first_row = max_of(0, len_q - len_kv);  // of those that see a key
+  const Range queries = block_range(first_row / block_q, block_q, len_q);
+  return {visible_blocks(causal, queries, block_kv, len_q, len_kv), last};
+}
+
+/// S-14. What is added to the count of a query block before it is rounded down. One half for all
+/// would move the density of a causal call, whose rows have one count; fractions of multiples of
+/// the golden ratio spread evenly over any run of query blocks.
+PSA_HD constexpr double rounding_offset(CandidateSpan rows, index_t q_block) {
+  if (rows.first == rows.last) return 0.5;
+  constexpr std::uint32_t kGoldenRatio = 0x9E3779B9U;  // its fraction times 2^32
+  return static_cast<double>(static_cast<std::uint32_t>(q_block) * kGoldenRatio + 0x80000000U) *
+         0x1p-32;
+}
+
+/// S-14. The count of blocks, but for rounding equal for all query blocks that have as many
+/// candidates, that a cumulative share of the candidates comes to. Every product that something is
+/// added to is exact (two block counts sum to less than 2^28, a share has 24 bits), so that a fused
+/// multiply-add does not change a bit.
+PSA_HD inline index_t equal_count(CandidateSpan rows, index_t q_block, float share) {
+  const auto upto = static_cast<double>(share);
+  double count = 0.5 * (upto * static_cast<double>(rows.first + rows.last));
+  if (count > static_cast<double>(rows.first)) {  // the first query blocks have fewer
+    const auto squares = static_cast<double>(rows.last * rows.last - rows.first * rows.first);
+    count = static_cast<double>(rows.last) - std::sqrt((1.0 - upto) * squares);
+  }
+  return static_cast<index_t>(std::floor(count + rounding_offset(rows, q_block)));
+}
+
+/// S-14. Number of blocks of a query block, of its `count` candidates, that a share covers.
+PSA_HD inline index_t quota_cut(index_t count, CandidateSpan rows, index_t q_block, float share) {
+  return min_of(count, equal_count(rows, q_block, share));
 }
 
 /// S-15. Importance as an integer in 0..2^24, relative to the largest of the row, so that sums do

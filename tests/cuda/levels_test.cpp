@@ -69,6 +69,8 @@ TEST_P(CudaLevels, AreThoseOfTheReferenceWithText) {
   }
 }
 
+INSTANTIATE_TEST_SUITE_P(LongCausal, CudaLevels, ::testing::ValuesIn(long_causal_cases()),
+                         case_name);
 INSTANTIATE_TEST_SUITE_P(Cases, CudaLevels, ::testing::ValuesIn(half_cases()), case_name);
 
 /// Rows of `num_kv_blocks` blocks, the last one ragged.

@@ -108,8 +108,8 @@ double realised_density(const Config& config, index_t blocks) {
   double columns = 0;
   index_t last = 0;
   for (int l = 1; l <= config.num_levels; ++l) {
-    const index_t cut =
-        semantics::quota_cut(blocks, config.budget[static_cast<std::size_t>(l - 1)]);
+    const index_t cut = semantics::quota_cut(blocks, {blocks, blocks}, 0,
+                                             config.budget[static_cast<std::size_t>(l - 1)]);
     columns += static_cast<double>(cut - last) /
                static_cast<double>(semantics::pool_factor(l, config.block_kv));
     last = cut;

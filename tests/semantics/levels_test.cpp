@@ -4,6 +4,7 @@
 #include <gtest/gtest.h>
 
 #include <algorithm>
+#include <cmath>
 #include <limits>
 #include <vector>
 
@@ -61,20 +62,99 @@ TEST(Levels, S13RankIsATotalOrder) {
 
 // ---- S-14 ---------------------------------------------------------------------------------------
 
+/// Of `count` blocks, in calls whose query blocks all see as many.
+index_t equal_rows_cut(index_t count, float share) {
+  return quota_cut(count, {count, count}, /*q_block=*/3, share);
+}
+
 TEST(Levels, S14QuotaRoundsHalvesUp) {
-  EXPECT_EQ(quota_cut(10, 0.25F), 3) << "2.5";
-  EXPECT_EQ(quota_cut(10, 0.0F), 0);
-  EXPECT_EQ(quota_cut(10, 1.0F), 10);
-  EXPECT_EQ(quota_cut(6, 0.0625F), 0) << "0.375";
-  EXPECT_EQ(quota_cut(8, 0.0625F), 1) << "0.5";
-  EXPECT_EQ(quota_cut(1, 0.4999F), 0);
-  EXPECT_EQ(quota_cut(1, 0.5F), 1);
-  EXPECT_EQ(quota_cut(0, 1.0F), 0);
+  EXPECT_EQ(equal_rows_cut(10, 0.25F), 3) << "2.5";
+  EXPECT_EQ(equal_rows_cut(10, 0.0F), 0);
+  EXPECT_EQ(equal_rows_cut(10, 1.0F), 10);
+  EXPECT_EQ(equal_rows_cut(6, 0.0625F), 0) << "0.375";
+  EXPECT_EQ(equal_rows_cut(8, 0.0625F), 1) << "0.5";
+  EXPECT_EQ(equal_rows_cut(1, 0.4999F), 0);
+  EXPECT_EQ(equal_rows_cut(1, 0.5F), 1);
+  EXPECT_EQ(equal_rows_cut(0, 1.0F), 0);
 }
 
 TEST(Levels, S14QuotaIsNotRoundedInFloat) {
   // 33554431 * 0.75 + 0.5 = 25165823.75; in float the product alone rounds to 25165824.
-  EXPECT_EQ(quota_cut(33554431, 0.75F), 25165823);
+  EXPECT_EQ(equal_rows_cut(33554431, 0.75F), 25165823);
+}
+
+TEST(Levels, S14EqualRowsHaveTheRoundedShareOfTheirBlocks) {
+  for (const index_t count : {1, 2, 3, 129, 591, 4097, 134217727}) {
+    for (int step = 0; step <= 4096; ++step) {
+      const float share = static_cast<float>(step) / 4096.0F;
+      const double product = static_cast<double>(count) * static_cast<double>(share);
+      ASSERT_EQ(equal_rows_cut(count, share), static_cast<index_t>(std::floor(product + 0.5)))
+          << count << " * " << share;
+    }
+  }
+}
+
+TEST(Levels, S14GrowingRowsHaveOneCount) {
+  // Query block 0 rounds halves up.
+  // 1..9 blocks: 9 - sqrt(80 * .75) = 1.25, 9 - sqrt(80 * .5) = 2.68, 9 - sqrt(80 * .25) = 4.53.
+  for (index_t count = 1; count <= 9; ++count) {
+    EXPECT_EQ(quota_cut(count, {1, 9}, 0, 0.25F), 1);
+    EXPECT_EQ(quota_cut(count, {1, 9}, 0, 0.5F), std::min<index_t>(count, 3));
+    EXPECT_EQ(quota_cut(count, {1, 9}, 0, 0.75F), std::min<index_t>(count, 5));
+    EXPECT_EQ(quota_cut(count, {1, 9}, 0, 1.0F), count);
+    EXPECT_EQ(quota_cut(count, {1, 9}, 0, 0.0F), 0);
+  }
+}
+
+TEST(Levels, S14RowsThatGrowLittleShareTheMean) {
+  // 100..120 blocks: .5 is 55 of each, 10/11 is all that the first one has.
+  EXPECT_EQ(quota_cut(100, {100, 120}, 0, 0.5F), 55);
+  EXPECT_EQ(quota_cut(120, {100, 120}, 0, 0.5F), 55);
+  EXPECT_EQ(quota_cut(100, {100, 120}, 0, 0.909F), 100);
+  EXPECT_EQ(quota_cut(120, {100, 120}, 0, 0.909F), 100);
+  EXPECT_EQ(quota_cut(120, {100, 120}, 0, 0.99F), 113) << "120 - sqrt(.01 * 4400)";
+}
+
+TEST(Levels, S14CountsGrowWithTheShare) {
+  for (const CandidateSpan rows : {CandidateSpan{1, 9}, {1, 513}, {60, 64}, {0, 0}}) {
+    index_t previous = 0;
+    for (int step = 0; step <= 65536; ++step) {
+      const index_t cut = quota_cut(rows.last, rows, 7, static_cast<float>(step) / 65536.0F);
+      ASSERT_GE(cut, previous) << rows.first << ".." << rows.last << " at " << step;
+      previous = cut;
+    }
+    EXPECT_EQ(previous, rows.last);
+  }
+}
+
+TEST(Levels, S14RoundingMeetsTheCountOverAnyRunOfQueryBlocks) {
+  const double count = 120.0 - std::sqrt(0.875 * (120.0 * 120.0 - 1.0));  // 7.75...
+  for (const index_t first : {0, 5, 100}) {
+    for (const index_t blocks : {8, 21, 100}) {
+      index_t sum = 0;
+      for (index_t i = first; i < first + blocks; ++i) {
+        const index_t cut = quota_cut(120, {1, 120}, i, 0.125F);
+        EXPECT_TRUE(cut == 7 || cut == 8) << cut;
+        sum += cut;
+      }
+      EXPECT_NEAR(static_cast<double>(sum), count * static_cast<double>(blocks), 1.5);
+    }
+  }
+}
+
+TEST(Levels, S14CandidatesOfTheFirstAndTheLastQueryBlock) {
+  const auto expect_span = [](CandidateSpan span, index_t first, index_t last) {
+    EXPECT_EQ(span.first, first);
+    EXPECT_EQ(span.last, last);
+  };
+  expect_span(candidate_span(false, 32, 16, 100, 150), 10, 10);
+  expect_span(candidate_span(true, 16, 16, 100, 100), 1, 7);
+  expect_span(candidate_span(true, 32, 16, 33, 150), 10, 10);
+  expect_span(candidate_span(true, 32, 16, 100, 400), 21, 25);
+  expect_span(candidate_span(true, 16, 16, 90, 41), 1, 3);
+  expect_span(candidate_span(true, 16, 16, 90, 50), 1, 4);
+  expect_span(candidate_span(true, 128, 16, 90, 41), 3, 3);
+  expect_span(candidate_span(true, 16, 16, 40, 0), 0, 0);
 }
 
 // ---- S-15 ---------------------------------------------------------------------------------------

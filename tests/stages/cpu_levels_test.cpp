@@ -65,6 +65,8 @@ TEST_P(CpuLevels, AreThoseOfTheReferenceWithText) {
   }
 }
 
+INSTANTIATE_TEST_SUITE_P(LongCausal, CpuLevels, ::testing::ValuesIn(long_causal_cases()),
+                         [](const auto& tested) { return tested.param.name; });
 INSTANTIATE_TEST_SUITE_P(Cases, CpuLevels, ::testing::ValuesIn(problem_cases()),
                          [](const auto& tested) { return tested.param.name; });
 

@@ -9,6 +9,8 @@
 #include <cmath>
 #include <limits>
 #include <random>
+#include <string>
+#include <utility>
 
 #include "reference/backend.hpp"
 #include "support/problem_cases.hpp"
@@ -195,13 +197,78 @@ TEST(ReferenceLevels, S19EveryOtherOrderPutsTextBehindTheVideo) {
 }
 
 TEST(ReferenceLevels, S18CausalRowsForceTheDiagonalAndHideTheFuture) {
-  Problem problem = row_problem(3, LevelRule::kQuota, {0.0F, 0.5F, 0.5F, 0.5F, 0.5F});
+  Problem problem = row_problem(3, LevelRule::kQuota, {0.0F, 0.75F, 0.75F, 0.75F, 0.75F});
   problem.shape.len_q = 48;
   problem.config.causal = true;
   EXPECT_EQ(levels_of(problem, std::vector<float>(9, 1.0F)), (Codes{1, 0, 0,  //
                                                                     0, 1, 0,  //
                                                                     2, 0, 1}))
-      << "n is the number of visible blocks and the diagonal is one of the quota";
+      << "3 - sqrt(.25 * 8) = 1.59: .12 and .74 more round down to one and two blocks, of which "
+         "the "
+         "diagonal is one";
+}
+
+/// What S-14 promises of a causal call, by its positions alone: every query block has the same
+/// count at level 1, but for rounding, or all that it sees, and together they read the share `upto`
+/// of the visible columns.
+void expect_equal_counts(const Problem& problem, const Codes& codes, index_t kv_length,
+                         double upto) {
+  const ProblemShape& s = problem.shape;
+  const auto tokens_of = [](index_t block, index_t size, index_t len) {
+    return static_cast<double>(std::min(size, len - block * size));
+  };
+  double visible_area = 0.0;
+  double area = 0.0;
+  std::vector<std::pair<index_t, index_t>> rows;  // candidates, blocks at level 1
+  auto code = codes.begin();
+  for (index_t i = 0; i * problem.config.block_q < s.len_q; ++i) {
+    const index_t end = std::min<index_t>((i + 1) * problem.config.block_q, s.len_q);
+    const double height = tokens_of(i, problem.config.block_q, s.len_q);
+    rows.emplace_back(0, 0);
+    for (index_t j = 0; j * problem.config.block_kv < s.len_kv; ++j, ++code) {
+      const index_t begin = j * problem.config.block_kv;
+      if (begin >= kv_length || begin > end - 1 + kv_length - s.len_q) continue;
+      const double columns = height * tokens_of(j, problem.config.block_kv, kv_length);
+      visible_area += columns;
+      area += *code == 1 ? columns : 0.0;
+      rows.back().first += 1;
+      rows.back().second += *code == 1 ? 1 : 0;
+    }
+  }
+  index_t most = 0;
+  for (const auto& [candidates, read] : rows) most = std::max(most, read);
+  for (const auto& [candidates, read] : rows) {
+    EXPECT_LE(std::min(candidates, most) - read, 1) << "of " << most;
+  }
+  EXPECT_NEAR(area, upto * visible_area, 0.005 * visible_area);
+}
+
+TEST(ReferenceLevels, S14CausalRowsReadTheShareInEqualCounts) {
+  struct Sizes {
+    index_t block_q, block_kv, len_q, len_kv, kv_length;
+  };
+  for (const Sizes& sizes : {Sizes{16, 16, 3200, 3200, 3200},  //
+                             Sizes{16, 16, 3193, 3193, 3193},  // ragged
+                             Sizes{32, 16, 3200, 3200, 3200},  // two more blocks from row to row
+                             Sizes{16, 32, 6400, 6400, 6400},  // one more in two rows
+                             Sizes{16, 16, 800, 3200, 3200},   // the last part of a long prompt
+                             Sizes{16, 16, 3200, 4000, 3001},  // queries that see nothing
+                             Sizes{128, 16, 90, 2400, 2400}}) {
+    for (const float upto : {0.05F, 0.1F, 0.25F, 0.5F, 0.8F, 0.95F, 1.0F}) {
+      SCOPED_TRACE(std::to_string(sizes.len_q) + " queries, " + std::to_string(sizes.kv_length) +
+                   " keys, share " + std::to_string(upto));
+      Problem problem;
+      problem.shape.len_q = sizes.len_q;
+      problem.shape.len_kv = sizes.len_kv;
+      problem.config.block_q = static_cast<std::int32_t>(sizes.block_q);
+      problem.config.block_kv = static_cast<std::int32_t>(sizes.block_kv);
+      problem.config.causal = true;
+      problem.config.num_levels = 1;
+      problem.config.budget.fill(upto);
+      const Codes codes = levels_of(problem, {}, {}, {static_cast<std::int32_t>(sizes.kv_length)});
+      expect_equal_counts(problem, codes, sizes.kv_length, static_cast<double>(upto));
+    }
+  }
 }
 
 TEST(ReferenceLevels, S18AnOffsetDiagonalStraddlesTwoBlocks) {
@@ -261,8 +328,17 @@ std::vector<Block> model_blocks(const Problem& problem, index_t n, index_t i) {
   return blocks;
 }
 
+/// S-14. `first`, `last`: candidates of the first query block that has any and of the last one.
+double model_cut(double first, double last, index_t i, double share) {
+  double count = share * (first + last) / 2.0;
+  if (count > first) count = last - std::sqrt((1.0 - share) * (last * last - first * first));
+  const double spread = std::fmod(0.5 + static_cast<double>(i) * 2654435769.0 / 4294967296.0, 1.0);
+  return std::floor(count + (first == last ? 0.5 : spread));
+}
+
 /// Level of a candidate by how many candidates come before it and how much mass they have.
-int model_level(const Config& config, const std::vector<Block>& blocks, std::size_t j) {
+int model_level(const Config& config, const std::vector<double>& row_candidates, index_t i,
+                const std::vector<Block>& blocks, std::size_t j) {
   const auto before = [&](std::size_t a, std::size_t b) {  // a ranks before b
     if (blocks[a].forced != blocks[b].forced) return blocks[a].forced;
     const bool nan_a = std::isnan(blocks[a].importance);
@@ -284,14 +360,12 @@ int model_level(const Config& config, const std::vector<Block>& blocks, std::siz
                                      std::numeric_limits<float>::max());
     return std::floor(static_cast<double>(bounded / largest * 16777216.0F));
   };
-  double count = 0.0;
   double rank = 0.0;
   double total = 0.0;
   double mass_before = 0.0;
   double forced = 0.0;
   for (std::size_t other = 0; other < blocks.size(); ++other) {
     if (!blocks[other].candidate) continue;
-    count += 1.0;
     total += mass_of(blocks[other]);
     forced += blocks[other].forced ? 1.0 : 0.0;
     if (!before(other, j)) continue;
@@ -301,11 +375,24 @@ int model_level(const Config& config, const std::vector<Block>& blocks, std::siz
   if (rank < forced || rank < static_cast<double>(config.min_full_blocks)) return 1;
   for (int level = 1; level <= config.num_levels; ++level) {
     const auto share = static_cast<double>(config.budget[static_cast<std::size_t>(level - 1)]);
-    const bool inside = config.rule == LevelRule::kQuota ? rank < std::floor(count * share + 0.5)
-                                                         : mass_before < share * total;
+    const bool inside =
+        config.rule == LevelRule::kQuota
+            ? rank < model_cut(row_candidates.front(), row_candidates.back(), i, share)
+            : mass_before < share * total;
     if (inside) return level;
   }
   return config.rest == Rest::kMean ? 6 : 0;
+}
+
+/// Candidates of the query blocks that have any.
+std::vector<double> model_row_candidates(const Problem& problem, index_t n) {
+  std::vector<double> counts;
+  for (index_t i = 0; i * problem.config.block_q < problem.shape.len_q; ++i) {
+    const std::vector<Block> blocks = model_blocks(problem, n, i);
+    const auto count = std::ranges::count_if(blocks, &Block::candidate);
+    if (count > 0) counts.push_back(static_cast<double>(count));
+  }
+  return counts;
 }
 
 /// [B, Hq, Nq, Nk].
@@ -319,6 +406,7 @@ Codes model_levels(const Problem& problem, const std::vector<float>& importance,
   for (index_t b = 0; b < s.batch; ++b) {
     const index_t n =
         kv_lengths.empty() ? s.len_kv : index_t{kv_lengths[static_cast<std::size_t>(b)]};
+    const std::vector<double> row_candidates = model_row_candidates(problem, n);
     for (index_t h = 0; h < s.heads_q; ++h) {
       const index_t kv_head = b * s.heads_kv + h * s.heads_kv / s.heads_q;
       for (index_t i = 0; i < g.num_q_blocks; ++i) {
@@ -328,7 +416,8 @@ Codes model_levels(const Problem& problem, const std::vector<float>& importance,
           if (!importance.empty()) blocks[j].importance = importance[row + j];
         }
         for (std::size_t j = 0; j < num_kv_blocks; ++j) {
-          int code = blocks[j].candidate ? model_level(problem.config, blocks, j) : 0;
+          int code =
+              blocks[j].candidate ? model_level(problem.config, row_candidates, i, blocks, j) : 0;
           const std::size_t cap = static_cast<std::size_t>(kv_head) * num_kv_blocks + j;
           if (!caps.empty() && code <= 5) code = std::min(code, int{caps[cap]});
           codes.push_back(static_cast<LevelCode>(code));

@@ -3,10 +3,10 @@
 
 #include <algorithm>
 #include <cmath>
+#include <iterator>
 #include <limits>
 #include <random>
-
-#include "support/problem_cases.hpp"
+#include <utility>
 
 namespace psa::testing {
 
@@ -37,6 +37,29 @@ std::vector<std::uint8_t> random_caps(const core::Geometry& g, std::uint64_t see
       static_cast<std::size_t>(g.shape.batch * g.shape.heads_kv * g.num_kv_blocks));
   for (auto& cap : caps) cap = static_cast<std::uint8_t>(1 + generator() % 5);
   return caps;
+}
+
+std::vector<ProblemCase> long_causal_cases() {
+  const auto make = [](const char* name, index_t len_q, index_t len_kv, std::int32_t block_q,
+                       std::vector<std::int32_t> kv_lengths) {
+    Problem problem;
+    problem.shape = {.batch = std::max<index_t>(1, std::ssize(kv_lengths)),
+                     .heads_q = 2,
+                     .heads_kv = 1,
+                     .len_q = len_q,
+                     .len_kv = len_kv,
+                     .head_dim = 8,
+                     .dtype_q = DType::kBF16,
+                     .dtype_kv = DType::kBF16,
+                     .dtype_out = DType::kBF16};
+    problem.config.block_q = block_q;
+    problem.config.block_kv = 16;
+    problem.config.causal = true;
+    return ProblemCase{name, problem, std::move(kv_lengths)};
+  };
+  return {make("Square", 2000, 2000, 16, {}), make("Ragged", 2003, 2003, 32, {}),
+          make("EndOfAPrompt", 700, 3333, 64, {}), make("MoreQueriesThanKeys", 2100, 1500, 16, {}),
+          make("KeyLengths", 1200, 1600, 32, {1600, 1199, 555, 17, 0})};
 }
 
 std::vector<Config> level_configs(const Config& base) {

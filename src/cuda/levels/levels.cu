@@ -22,8 +22,8 @@
 // for another. On rows of more than 4096 blocks 8 warps work together; rows that are too long for
 // shared memory compute the bits again in every pass.
 //
-// What a row must hold is computed apart from the search (target_of): a rule that looks at several
-// rows would hand in other targets.
+// What a row must hold is computed apart from the search (quota_of_lane, target_of): a rule that
+// looks at several rows would hand in other targets.
 //
 // Cost: one read of the importance (two under the threshold rule) and one byte written per block;
 // bound by instructions, by quota 3,400 of a warp for a row of 591 blocks. On an H100 7,092 such
@@ -82,19 +82,16 @@ struct RowParams {
   LevelCode rest;
 };
 
-/// S-14, S-15, S-18. `share`: of the level, in the budget of the row; `all`: the visible blocks of
-/// the row; `forced`: those that are forced.
+/// S-14, S-15, S-18. `quota`: equal_count of the level; `share`: of the level, in the budget of the
+/// row; `all`: the visible blocks of the row; `forced`: those that are forced.
 template <LevelRule kRule>
-__device__ CutTarget<kRule> target_of(const RowParams& p, int level, float share, BlockSums all,
-                                      BlockSums forced) {
-  CutTarget<kRule> target{0, share, all.mass};
-  if constexpr (kRule == LevelRule::kQuota) {
-    target.count = semantics::quota_cut(all.count, target.share);
-  }
+__device__ CutTarget<kRule> target_of(const RowParams& p, int level, index_t quota, float share,
+                                      BlockSums all, BlockSums forced) {
+  index_t cut = semantics::min_of(all.count, quota);
   if (level == semantics::kFinestLevel) {
-    target.count = semantics::full_cut(target.count, forced.count, p.min_full_blocks, all.count);
+    cut = semantics::full_cut(cut, forced.count, p.min_full_blocks, all.count);
   }
-  return target;
+  return {static_cast<std::uint32_t>(cut), share, all.mass};
 }
 
 /// The order of semantics::ranks_before among blocks that are not forced, ties apart.
@@ -288,6 +285,16 @@ struct Row {
     }
   }
 
+  /// S-14. Lane l has the equal_count of level l + 1, to save registers; 0 under the threshold
+  /// rule.
+  [[nodiscard]] __device__ int quota_of_lane() const {
+    if constexpr (kRule == LevelRule::kThreshold) return 0;
+    const auto rows =
+        semantics::candidate_span(p.causal, p.block_q, p.block_kv, p.len_q, shape.kv_length);
+    const float share = share_of(min(threads.lane + 1, kMaxLevels));
+    return static_cast<int>(semantics::equal_count(rows, shape.queries.begin / p.block_q, share));
+  }
+
   __device__ void run() {
     const auto by_bits = [this](int j) { return bits_of(j); };
     const BitRange bits = load();
@@ -300,12 +307,14 @@ struct Row {
     count(whole, range, by_bits);
     const BlockSums all = forced_sums + total_of(whole, threads.lane);
 
+    const int quotas = quota_of_lane();
     // A level that is not in use has the cut of the forced blocks, which level 1 takes from it.
 #pragma unroll 1
     for (int level = semantics::kFinestLevel; level <= kMaxLevels; ++level) {
       std::uint64_t cut = rank_of(kForcedBits, kNoPosition);
       if (level <= p.num_levels) {
-        cut = find_cut(range, target_of<kRule>(p, level, share_of(level), all, forced_sums));
+        const int quota = __shfl_sync(kAllLanes, quotas, level - 1);
+        cut = find_cut(range, target_of<kRule>(p, level, quota, share_of(level), all, forced_sums));
       }
       if (threads.thread == 0) cuts[level - 1] = cut;
     }

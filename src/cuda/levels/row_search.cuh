@@ -34,7 +34,7 @@ struct BlockSums {
 /// What the blocks up to a cut must hold.
 template <LevelRule kRule>
 struct CutTarget {
-  index_t count;
+  std::uint32_t count;
   float share;  // of total_mass; unused under the quota rule
   std::uint64_t total_mass;
 
