@@ -77,9 +77,10 @@ def test_causal_rows_read_equal_counts_and_meet_a_density(folder):
     plan = psa.Plan(capture.shape_q, capture.shape_kv, trial.config, dtype=capture.dtype)
     levels = plan.select_levels(*capture.tensors()[:2])
     rows = (levels == 1).sum(-1)  # [1, heads, query blocks]
-    count = rows[..., -1:]
+    count = rows.max(-1, keepdims=True)
     assert (count > 2).all()  # more than the sink and the diagonal
-    assert (rows == np.minimum(np.arange(1, rows.shape[-1] + 1), count)).all()
+    missing = np.minimum(np.arange(1, rows.shape[-1] + 1), count) - rows
+    assert ((missing == 0) | (missing == 1)).all()  # rows round with fractions of their own
     assert 0.8 <= plan.density(levels) < 0.9
 
 
