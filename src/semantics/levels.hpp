@@ -94,9 +94,12 @@ PSA_HD inline index_t equal_count(CandidateSpan rows, index_t q_block, float sha
   return static_cast<index_t>(std::floor(count + rounding_offset(rows, q_block)));
 }
 
-/// S-14. Number of blocks of a query block, of its `count` candidates, that a share covers.
+/// S-14. Number of blocks of a query block, of its `count` candidates, that a share covers, `equal`
+/// being the equal_count of the share.
+PSA_HD constexpr index_t quota_cut(index_t count, index_t equal) { return min_of(count, equal); }
+
 PSA_HD inline index_t quota_cut(index_t count, CandidateSpan rows, index_t q_block, float share) {
-  return min_of(count, equal_count(rows, q_block, share));
+  return quota_cut(count, equal_count(rows, q_block, share));
 }
 
 /// S-15. Importance as an integer in 0..2^24, relative to the largest of the row, so that sums do

@@ -87,7 +87,7 @@ struct RowParams {
 template <LevelRule kRule>
 __device__ CutTarget<kRule> target_of(const RowParams& p, int level, index_t quota, float share,
                                       BlockSums all, BlockSums forced) {
-  index_t cut = semantics::min_of(all.count, quota);
+  index_t cut = semantics::quota_cut(all.count, quota);
   if (level == semantics::kFinestLevel) {
     cut = semantics::full_cut(cut, forced.count, p.min_full_blocks, all.count);
   }
