@@ -38,7 +38,7 @@ enum class LevelRule : std::int32_t {
   kThreshold = 1,  ///< `budget[l-1]` = share of the importance that is read at level <= l (S-15)
 };
 
-/// What a block that the rule leaves unselected contributes (S-17, S-23).
+/// What a block that the rule leaves unselected contributes (S-17, S-23, S-25).
 enum class Rest : std::int32_t {
   kSkip = 0,    ///< nothing (the paper)
   kMean = 1,    ///< one key/value, the mean of the block, with bias ln(tokens in the block)

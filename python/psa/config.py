@@ -176,7 +176,7 @@ class Config:
     """A density for each query head, spent in the default split in place of `budget`; quota only
     [S-24]."""
     rest: str = _setting("mean", _word(_ffi.RESTS))
-    """"mean", "linear", "skip": blocks that no level takes [S-17, S-23]."""
+    """"mean", "linear", "skip": blocks that no level takes [S-17, S-23, S-25]."""
     block: Sequence[int] = _setting((128, 128), _sizes(2, "QxKV"))
     """Tokens of a query and of a KV block, each 16, 32, 64 or 128 [S-2]."""
     min_full: int = _setting(1, _count)

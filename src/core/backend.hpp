@@ -150,8 +150,8 @@ struct LevelsParams {
   }
 };
 
-/// S-5 to S-8, S-23. On a device, where nobody could check the map, codes above kBlockMean and
-/// codes of levels that `pyramid` has no values of count as skip.
+/// S-5 to S-8, S-23, S-25. On a device, where nobody could check the map, codes above kBlockMean
+/// and codes of levels that `pyramid` has no values of count as skip.
 struct AttentionParams {
   Inputs inputs;
   KvPyramid pyramid;

@@ -7,6 +7,7 @@
 
 #include "core/geometry.hpp"
 #include "psa/error.hpp"
+#include "semantics/rest_probes.hpp"
 
 namespace psa::core {
 namespace {
@@ -102,28 +103,38 @@ class QueryBlock {
   double whole_block_macs_;
 };
 
-/// Multiply-adds of S-23 in units of head_dim: the covariances of the blocks once per KV head, and
-/// for each query block their weighted sum, the variances of its logits and the product with the
-/// rows.
+/// Multiply-adds of S-23 and S-25 in units of head_dim: the covariances of the blocks once per KV
+/// head, for each query block their weighted sum, the variances of its logits and the product with
+/// the rows, and what its probe rows meet.
 class CorrectionMacs {
  public:
-  explicit CorrectionMacs(const Geometry& g) : g_(g) {}
+  explicit CorrectionMacs(const Geometry& g)
+      : g_(g), probes_(static_cast<std::size_t>(g.num_q_blocks)) {
+    for (index_t p = 0; p < semantics::probe_count(g.shape.len_q); ++p) {
+      ++probes_.at(
+          static_cast<std::size_t>(semantics::probe_row(p, g.shape.len_q) / g.config.block_q));
+    }
+  }
 
   /// Of the covariances of a batch element.
   [[nodiscard]] double of_keys(index_t kv_length) const {
     return is_linear() ? dim() * static_cast<double>(g_.shape.heads_kv * kv_length) : 0.0;
   }
   /// Of a query block that reads `means` block means.
-  [[nodiscard]] double of_row(index_t q_block, index_t means) const {
+  [[nodiscard]] double of_row(index_t q_block, index_t means, index_t kv_length) const {
     if (!is_linear() || means == 0) return 0.0;
     const Range queries = semantics::block_range(q_block, g_.config.block_q, g_.shape.len_q);
-    return dim() * static_cast<double>(means + queries.size()) + static_cast<double>(means);
+    const double of_block =
+        dim() * static_cast<double>(means + queries.size()) + static_cast<double>(means);
+    const double of_probe = static_cast<double>(3 * kv_length + 2 * means) + dim();
+    return of_block + probes_[static_cast<std::size_t>(q_block)] * of_probe;
   }
 
  private:
   [[nodiscard]] bool is_linear() const { return g_.config.rest == Rest::kLinear; }
   [[nodiscard]] double dim() const { return static_cast<double>(g_.shape.head_dim); }
   const Geometry& g_;
+  std::vector<double> probes_;  // [Nq], probe rows of each query block
 };
 
 double ratio(double part, double whole) { return whole > 0.0 ? part / whole : 0.0; }
@@ -163,7 +174,7 @@ LevelStats measure_levels(const Geometry& geometry, const LevelCode* levels,
     all += sum.all_columns;
     computed += sum.computed_columns;
     macs += sum.selection_macs;
-    correction += correction_macs.of_row(row % geometry.num_q_blocks, means);
+    correction += correction_macs.of_row(row % geometry.num_q_blocks, means, kv_length);
   }
   stats.density = ratio(computed, all);
   stats.selection_cost = ratio(macs, 2.0 * all);

@@ -14,8 +14,8 @@ namespace psa::core {
 
 struct LevelStats {
   double density = 0;
-  double selection_cost = 0;   ///< of the estimator
-  double correction_cost = 0;  ///< of the first-order term of rest = linear (S-23)
+  double selection_cost = 0;                     ///< of the estimator
+  double correction_cost = 0;                    ///< of the rest of rest = linear (S-23, S-25)
   std::array<index_t, kNumLevelCodes> blocks{};  ///< entries of the map by code
 };
 

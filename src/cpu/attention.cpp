@@ -1,7 +1,8 @@
 // SPDX-License-Identifier: Apache-2.0
 
 // Attention stage: one soft-max over the rows of all levels that a query block reads (S-5 to S-8,
-// S-22(a)), and the first-order term of rest = linear (S-23, first_order.hpp).
+// S-22(a)), and the first-order term of rest = linear (S-23, first_order.hpp) with the factors of
+// its heads (S-25, rest_probes.hpp).
 //
 //   in   q [B, Hq, Lq, D], k, v [B, Hkv, Lkv, D], pyramid, levels [B, Hq, Nq, Nk]
 //   out  out [B, Hq, Lq, D] and lse [B, Hq, Lq], in the caller's order
@@ -27,6 +28,7 @@
 #include <numbers>
 
 #include "cpu/first_order.hpp"
+#include "cpu/rest_probes.hpp"
 #include "cpu/stages.hpp"
 #include "semantics/pooling.hpp"
 
@@ -113,12 +115,8 @@ HeadTask make_head(const TileKernels& kernels, const core::Geometry& g,
       continue;
     }
     const core::PyramidLevel& pooled = params.pyramid[static_cast<std::size_t>(code)];
-    const index_t row_bytes = g.shape.head_dim * static_cast<index_t>(size_of(g.shape.dtype_kv));
-    const index_t first = (b * g.shape.heads_kv + h) * pooled.rows * row_bytes;
-    level.keys = {.dtype = g.shape.dtype_kv, .stride = g.shape.head_dim};
-    level.values = level.keys;
-    level.keys.data = static_cast<const std::byte*>(pooled.k) + first;
-    level.values.data = static_cast<const std::byte*>(pooled.v) + first;
+    level.keys = pooled_head_rows(g, pooled.rows, pooled.k, b, h);
+    level.values = pooled_head_rows(g, pooled.rows, pooled.v, b, h);
     if (g.config.compat == Compat::kOfficial) {
       level.is_padded = true;
       level.rows = num_blocks * (g.config.block_kv / level.factor);
@@ -256,6 +254,7 @@ struct FirstOrder {
   const Isa& isa;
   const float* map;
   const float* mean_bias_log2;  // [Nk]
+  float slope;
   const MapScratch& scratch;
 };
 
@@ -282,8 +281,8 @@ void attend_block(const HeadTask& task, const core::AttentionParams& params, ind
   for (int code = semantics::kFinestLevel; code < end; ++code) stream.read_level(code, codes);
   stream.finish();
   if (first_order != nullptr) {
-    add_first_order(first_order->isa, shape, query_rows, first_order->map, scratch.state,
-                    first_order->scratch, scratch.output);
+    add_first_order(first_order->isa, shape, query_rows, first_order->map, first_order->slope,
+                    scratch.state, first_order->scratch, scratch.output);
   }
 
   const index_t lse_row = (b * g.shape.heads_q + h) * g.shape.len_q;
@@ -296,18 +295,56 @@ void attend_block(const HeadTask& task, const core::AttentionParams& params, ind
                              .lse = params.lse == nullptr ? nullptr : params.lse + lse_row});
 }
 
-/// A run of query blocks of one head with the first-order term.
+/// Query blocks [run] of one head, at most kMapRun, with the first-order term.
 void attend_run(const Isa& isa, const HeadTask& task, const core::AttentionParams& params,
-                const QueryRun& run, const BlockMoments& moments, Ledger& ledger) {
-  const AttentionScratch scratch = carve(ledger, task.geometry, task.kernels.compute);
-  const MapScratch map_scratch = carve_map_scratch(ledger, task.geometry);
-  make_maps(isa, task.geometry, params, run, moments, map_scratch);
+                index_t head, Range run, const BlockMoments& moments, const RestProbes& probes,
+                Ledger& ledger) {
+  const core::Geometry& g = task.geometry;
+  const AttentionScratch scratch = carve(ledger, g, task.kernels.compute);
+  const MapScratch map_scratch = carve_map_scratch(ledger, g);
+  QueryBlocks blocks{head / g.shape.heads_q, head % g.shape.heads_q, {}, 0};
   for (index_t i = run.begin; i < run.end; ++i) {
-    const auto map = static_cast<std::size_t>(i - run.begin);
-    const FirstOrder first_order{isa, map_scratch.maps.at(map), map_scratch.bias_log2.at(map),
-                                 map_scratch};
-    attend_block(task, params, run.b, run.h, i, scratch, &first_order);
+    const std::int32_t probe = probes.probe_of_block[i];
+    MapTask& block = blocks.tasks.at(blocks.count);
+    block = {i, map_scratch.maps.at(blocks.count), probe >= 0};
+    const index_t end = semantics::block_range(i, g.config.block_q, g.shape.len_q).end;
+    block.factors =
+        factors_of(g, probes, head, semantics::fitted_probes(g.config.causal, end, g.shape.len_q));
+    if (block.is_made) block.map = probe_map(g, probes, head, probe);
+    ++blocks.count;
   }
+  make_maps(isa, g, params, blocks, moments, map_scratch);
+  for (std::size_t i = 0; i < blocks.count; ++i) {
+    const MapTask& block = blocks.tasks.at(i);
+    const FirstOrder first_order{isa, block.map, map_scratch.bias_log2.at(i), block.factors.slope,
+                                 map_scratch};
+    attend_block(task, params, blocks.b, blocks.h, block.q_block, scratch, &first_order);
+  }
+}
+
+/// The factors of all heads (S-25), those of fewer than all probes for causal calls only.
+void find_factors(const Isa& isa, const StageContext& context, const core::AttentionParams& params,
+                  const BlockMoments& moments, const RestProbes& probes) {
+  const core::Geometry& g = context.geometry;
+  find_probes(g, probes);
+  const Compute compute = isa.tiles(g.shape.dtype_q, g.shape.dtype_kv).compute;
+  const index_t heads = g.shape.batch * g.shape.heads_q;
+  const index_t packs = rest_probe_packs(g);
+  context.executor.for_each(heads * packs, [&](index_t item, int worker) {
+    Ledger ledger(context.worker_scratch(worker));
+    const RestProbeScratch scratch = carve_rest_probe_scratch(ledger, g, compute);
+    const MapScratch map_scratch = carve_map_scratch(ledger, g);
+    const index_t head = item / packs;
+    const RestProbePack pack{head / g.shape.heads_q, head % g.shape.heads_q, item % packs};
+    probe_rest(isa, g, params, pack, moments, scratch, map_scratch, probes);
+  });
+  const index_t all = semantics::probe_count(g.shape.len_q);
+  const index_t fits = g.config.causal ? all + 1 : 1;
+  context.executor.for_each(heads * fits, [&](index_t item, int /*worker*/) {
+    const index_t head = item / fits;
+    const index_t count = all - item % fits;
+    factors_of(g, probes, head, count) = semantics::fit_rest(probes.sums + head * all, count);
+  });
 }
 
 void attention_linear(const Isa& isa, const StageContext& context,
@@ -324,6 +361,8 @@ void attention_linear(const Isa& isa, const StageContext& context,
                  {head / g.shape.heads_kv, head % g.shape.heads_kv, item % g.num_kv_blocks},
                  moments, scratch);
   });
+  const RestProbes probes = carve_rest_probes(work, g);
+  find_factors(isa, context, params, moments, probes);
   const index_t runs = semantics::ceil_div(g.num_q_blocks, kMapRun);
   context.executor.for_each(g.shape.batch * g.shape.heads_q * runs, [&](index_t item, int worker) {
     Ledger ledger(context.worker_scratch(worker));
@@ -332,8 +371,8 @@ void attention_linear(const Isa& isa, const StageContext& context,
     const index_t h = head % g.shape.heads_q;
     const index_t first = item % runs * kMapRun;
     const HeadTask task = make_head(isa.tiles(g.shape.dtype_q, g.shape.dtype_kv), g, params, b, h);
-    attend_run(isa, task, params, {b, h, first, std::min(first + kMapRun, g.num_q_blocks)}, moments,
-               ledger);
+    attend_run(isa, task, params, head, {first, std::min(first + kMapRun, g.num_q_blocks)}, moments,
+               probes, ledger);
   });
 }
 
@@ -356,18 +395,23 @@ void attention(const Isa& isa, const StageContext& context, const core::Attentio
 }
 
 std::size_t attention_scratch(const Isa& isa, const core::Geometry& geometry) {
+  const Compute compute = isa.tiles(geometry.shape.dtype_q, geometry.shape.dtype_kv).compute;
   Ledger ledger(nullptr);
-  carve(ledger, geometry, isa.tiles(geometry.shape.dtype_q, geometry.shape.dtype_kv).compute);
+  carve(ledger, geometry, compute);
   if (geometry.config.rest != Rest::kLinear) return ledger.bytes();
   carve_map_scratch(ledger, geometry);
   Ledger moments(nullptr);
   carve_moment_scratch(moments, geometry);
-  return std::max(ledger.bytes(), moments.bytes());
+  Ledger probes(nullptr);
+  carve_rest_probe_scratch(probes, geometry, compute);
+  carve_map_scratch(probes, geometry);
+  return std::max({ledger.bytes(), moments.bytes(), probes.bytes()});
 }
 
 std::size_t attention_bytes(const core::Geometry& geometry) {
   Ledger ledger(nullptr);
   carve_moments(ledger, geometry);
+  carve_rest_probes(ledger, geometry);
   return ledger.bytes();
 }
 

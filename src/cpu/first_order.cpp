@@ -82,28 +82,25 @@ struct RestRow {
   float* bias_log2;
 };
 
-/// Logits of the rest set of a query block at its mean query, in `weights`, and the mass factors,
-/// in `bias_log2`. Outside of the set -inf and 1.
+/// Logits of the rest set of a query block at its mean query, in `weights`, and what masses are
+/// multiplied by to second order, in `bias_log2`. Outside of the set -inf and 0.
 void rest_logits(const Isa& isa, const core::Geometry& g, const LevelCode* codes, Range queries,
                  index_t kv_length, const BlockMoments& head, const MapScratch& scratch,
                  const RestRow& row) {
   const int dim = head_dim_of(g);
   for (index_t j = 0; j < g.num_kv_blocks; ++j) {
-    const Range keys = semantics::block_range(j, g.config.block_kv, kv_length);
-    const auto visibility =
-        semantics::block_visibility(g.config.causal, queries, keys, g.shape.len_q, kv_length);
     row.weights[j] = -std::numeric_limits<float>::infinity();
-    row.bias_log2[j] = 1.0F;
-    if (!semantics::is_in_rest_set(codes[j], visibility)) continue;
+    row.bias_log2[j] = 0.0F;
+    if (!is_rest_block(g, codes, queries, j, kv_length)) continue;
     row.weights[j] = g.scale * isa.rows->dot(scratch.mean, head.key_mean + j * dim, dim);
     const float variance = isa.rows->dot(scratch.square, head.key_variance + j * dim, dim);
     row.bias_log2[j] = semantics::rest_mass(g.scale, variance);
   }
 }
 
-/// Logits become the factors of the covariances in M, mass factors biases. Covariances hold n times
-/// the covariance, which is the n of the weight.
-void logits_to_weights(const core::Geometry& g, index_t kv_length, const RestRow& row) {
+/// Logits become the factors of the covariances in M; what masses are multiplied by, `mass`
+/// included, biases. Covariances hold n times the covariance, which is the n of the weight.
+void logits_to_weights(const core::Geometry& g, index_t kv_length, float mass, const RestRow& row) {
   float max = -std::numeric_limits<float>::infinity();
   for (index_t j = 0; j < g.num_kv_blocks; ++j) max = std::max(max, row.weights[j]);
   float sum = 0.0F;
@@ -114,7 +111,7 @@ void logits_to_weights(const core::Geometry& g, index_t kv_length, const RestRow
     const auto tokens =
         static_cast<float>(semantics::block_range(j, g.config.block_kv, kv_length).size());
     sum += tokens * weight * row.bias_log2[j];
-    row.bias_log2[j] = std::log2(row.bias_log2[j]);
+    if (row.bias_log2[j] > 0.0F) row.bias_log2[j] = std::log2(row.bias_log2[j] * mass);
   }
   if (sum == 0.0F) return;
   for (index_t j = 0; j < g.num_kv_blocks; ++j) row.weights[j] *= g.scale / sum;
@@ -138,17 +135,26 @@ ScaledRows weighted_covariances(const BlockMoments& head, const float* weights, 
 
 /// maps = sums over the blocks of weight x covariance.
 void sum_covariances(const Isa& isa, const core::Geometry& g, const BlockMoments& head,
-                     std::size_t count, const MapScratch& scratch) {
+                     const QueryBlocks& queries, const MapScratch& scratch) {
+  std::array<std::size_t, kMapRun> wanted{};
+  std::size_t count = 0;
+  for (std::size_t i = 0; i < queries.count; ++i) {
+    if (!queries.tasks.at(i).is_made) wanted.at(count++) = i;
+  }
   const auto floats = static_cast<int>(map_floats(g));
   for (int piece = 0; piece < floats; piece += kMapPiece) {
     const int size = std::min(kMapPiece, floats - piece);
-    for (std::size_t i = 0; i < count; ++i) std::fill_n(scratch.maps[i] + piece, size, 0.0F);
+    for (std::size_t w = 0; w < count; ++w) {
+      std::fill_n(queries.tasks[wanted[w]].map + piece, size, 0.0F);
+    }
     for (index_t j = 0; j < g.num_kv_blocks; j += ScaledRows::kCount) {
       const Range blocks{j, std::min<index_t>(j + ScaledRows::kCount, g.num_kv_blocks)};
-      for (std::size_t i = 0; i < count; ++i) {
+      for (std::size_t w = 0; w < count; ++w) {
+        const std::size_t i = wanted[w];
         const ScaledRows rows =
             weighted_covariances(head, scratch.weights[i], blocks, floats, piece);
-        if (rows.row[0] != nullptr) isa.rows->add_scaled_rows(rows, size, scratch.maps[i] + piece);
+        if (rows.row[0] == nullptr) continue;
+        isa.rows->add_scaled_rows(rows, size, queries.tasks[i].map + piece);
       }
     }
   }
@@ -166,12 +172,12 @@ void load_map(const float* map, int dim, int first, int count, float* tile) {
   }
 }
 
-/// Sum of the rest's exponentials relative to the maximum of all rows.
-void finish_rest_sums(const PackShape& shape, const SoftmaxState& state,
+/// Sum of the rest's exponentials relative to the maximum of all rows, times the slope.
+void finish_rest_sums(const PackShape& shape, const SoftmaxState& state, float slope,
                       const MapScratch& scratch) {
   for (int q = 0; q < padded_queries(shape.rows); ++q) {
     if (scratch.rest_sum[q] == 0.0F) continue;
-    scratch.rest_sum[q] *= std::exp2(scratch.rest_max_log2[q] - state.max_log2[q]);
+    scratch.rest_sum[q] *= slope * std::exp2(scratch.rest_max_log2[q] - state.max_log2[q]);
   }
 }
 
@@ -218,6 +224,14 @@ MapScratch carve_map_scratch(Ledger& ledger, const core::Geometry& g) {
   return s;
 }
 
+bool is_rest_block(const core::Geometry& g, const LevelCode* codes, Range queries, index_t j,
+                   index_t kv_length) {
+  const Range keys = semantics::block_range(j, g.config.block_kv, kv_length);
+  const auto visibility =
+      semantics::block_visibility(g.config.causal, queries, keys, g.shape.len_q, kv_length);
+  return semantics::is_in_rest_set(codes[j], visibility);
+}
+
 void make_moments(const Isa& isa, const core::Geometry& g, const core::Inputs& inputs,
                   const KvBlock& block, const BlockMoments& moments, const MomentScratch& scratch) {
   const auto [b, h, j] = block;
@@ -254,20 +268,36 @@ void make_moments(const Isa& isa, const core::Geometry& g, const core::Inputs& i
 }
 
 void make_maps(const Isa& isa, const core::Geometry& g, const core::AttentionParams& params,
-               const QueryRun& run, const BlockMoments& moments, const MapScratch& scratch) {
+               const QueryBlocks& blocks, const BlockMoments& moments, const MapScratch& scratch) {
   const core::Inputs& in = params.inputs;
-  const index_t kv_length = in.kv_length(run.b);
-  const BlockMoments head = head_moments(g, moments, run.b, run.h / g.heads_per_kv());
-  for (index_t i = run.begin; i < run.end; ++i) {
+  const index_t b = blocks.b;
+  const index_t h = blocks.h;
+  const index_t kv_length = in.kv_length(b);
+  const BlockMoments head = head_moments(g, moments, b, h / g.heads_per_kv());
+  for (std::size_t place = 0; place < blocks.count; ++place) {
+    const MapTask& task = blocks.tasks.at(place);
+    const index_t i = task.q_block;
     const Range queries = semantics::block_range(i, g.config.block_q, g.shape.len_q);
     const PackShape shape{static_cast<int>(queries.size()), head_dim_of(g)};
-    mean_query(isa, shape, head_rows(in.q, in.q_order, run.b, run.h, queries.begin), scratch);
-    const auto place = static_cast<std::size_t>(i - run.begin);
+    mean_query(isa, shape, head_rows(in.q, in.q_order, b, h, queries.begin), scratch);
     const RestRow row{scratch.weights.at(place), scratch.bias_log2.at(place)};
-    rest_logits(isa, g, params.levels.row(run.b, run.h, i), queries, kv_length, head, scratch, row);
-    logits_to_weights(g, kv_length, row);
+    rest_logits(isa, g, params.levels.row(b, h, i), queries, kv_length, head, scratch, row);
+    logits_to_weights(g, kv_length, task.factors.mass, row);
   }
-  sum_covariances(isa, g, head, static_cast<std::size_t>(run.end - run.begin), scratch);
+  sum_covariances(isa, g, head, blocks, scratch);
+}
+
+void multiply_map(const Isa& isa, int head_dim, const float* query, const float* map, float* term) {
+  const int padded = padded_queries(head_dim);
+  for (int c = 0; c < head_dim; ++c) {
+    float sum = 0.0F;
+    for (int begin = 0; begin < head_dim; begin += kGroupQueries) {
+      const int width = std::min(kGroupQueries, padded - begin);
+      sum += isa.rows->dot(query + begin, map + begin * head_dim + c * width,
+                           std::min(width, head_dim - begin));
+    }
+    term[c] = semantics::is_finite_float(sum) ? sum : 0.0F;
+  }
 }
 
 void keep_rest(const PackShape& shape, const SoftmaxState& state, const MapScratch& scratch) {
@@ -277,9 +307,9 @@ void keep_rest(const PackShape& shape, const SoftmaxState& state, const MapScrat
 }
 
 void add_first_order(const Isa& isa, const PackShape& shape, const InputRows& queries,
-                     const float* map, const SoftmaxState& state, const MapScratch& scratch,
-                     float* output) {
-  finish_rest_sums(shape, state, scratch);
+                     const float* map, float slope, const SoftmaxState& state,
+                     const MapScratch& scratch, float* output) {
+  finish_rest_sums(shape, state, slope, scratch);
   isa.f32->pack_queries(shape, queries, scratch.queries);
   TileStep step;
   step.shape = shape;

@@ -18,8 +18,11 @@
 #include <array>
 
 #include "cpu/stages.hpp"
+#include "semantics/rest_probes.hpp"
 
 namespace psa::cpu {
+
+using RestFactors = semantics::RestFactors<float>;
 
 /// Query blocks whose maps are summed at once: one work item of the attention stage.
 inline constexpr index_t kMapRun = 4;
@@ -67,22 +70,40 @@ struct KvBlock {
 void make_moments(const Isa& isa, const core::Geometry& geometry, const core::Inputs& inputs,
                   const KvBlock& block, const BlockMoments& moments, const MomentScratch& scratch);
 
-/// Query blocks [begin, end) of a head, at most kMapRun.
-struct QueryRun {
-  index_t b, h, begin, end;
+/// A query block and where its map lies.
+struct MapTask {
+  index_t q_block = 0;
+  float* map = nullptr;  ///< [output_floats(D, D)]
+  bool is_made = false;  ///< the map is there
+  RestFactors factors{};
 };
 
-/// Fills scratch.maps and scratch.bias_log2.
+/// Some query blocks of a head.
+struct QueryBlocks {
+  index_t b, h;
+  std::array<MapTask, kMapRun> tasks;
+  std::size_t count;
+};
+
+/// Whether KV block j belongs to the rest set of a query block; `codes` is its level-map row.
+[[nodiscard]] bool is_rest_block(const core::Geometry& geometry, const LevelCode* codes,
+                                 semantics::Range queries, index_t j, index_t kv_length);
+
+/// Makes the maps that are not there, without the slope, and fills scratch.bias_log2, the mass
+/// factor included.
 void make_maps(const Isa& isa, const core::Geometry& geometry, const core::AttentionParams& params,
-               const QueryRun& run, const BlockMoments& moments, const MapScratch& scratch);
+               const QueryBlocks& queries, const BlockMoments& moments, const MapScratch& scratch);
+
+/// term = query M of one row, [D] floats; numbers that are not finite become 0.
+void multiply_map(const Isa& isa, int head_dim, const float* query, const float* map, float* term);
 
 /// Keeps what the soft-max holds, when it has met the block means and nothing else.
 void keep_rest(const PackShape& shape, const SoftmaxState& state, const MapScratch& scratch);
 
 /// Adds the term to the output of a query pack that has met all of its rows. `queries` are the rows
-/// of the pack, `map` one of scratch.maps.
+/// of the pack, `map` that of their block, `slope` the slope of S-25.
 void add_first_order(const Isa& isa, const PackShape& shape, const InputRows& queries,
-                     const float* map, const SoftmaxState& state, const MapScratch& scratch,
-                     float* output);
+                     const float* map, float slope, const SoftmaxState& state,
+                     const MapScratch& scratch, float* output);
 
 }  // namespace psa::cpu

@@ -42,6 +42,16 @@ struct Isa {
           .index = order.of(b, h)};
 }
 
+/// Rows of one KV head of a pyramid level that has `rows` of them; `data` are its keys or values.
+[[nodiscard]] inline InputRows pooled_head_rows(const core::Geometry& g, index_t rows,
+                                                const void* data, index_t b, index_t h) {
+  const index_t row_bytes = g.shape.head_dim * static_cast<index_t>(size_of(g.shape.dtype_kv));
+  const index_t first = (b * g.shape.heads_kv + h) * rows * row_bytes;
+  return {.data = static_cast<const std::byte*>(data) + first,
+          .dtype = g.shape.dtype_kv,
+          .stride = g.shape.head_dim};
+}
+
 void cluster(const Isa& isa, const StageContext& context, const core::ClusterParams& params);
 void pyramid(const Isa& isa, const StageContext& context, const core::PyramidParams& params);
 void similarity(const Isa& isa, const StageContext& context, const core::SimilarityParams& params);

@@ -1,7 +1,8 @@
 // SPDX-License-Identifier: Apache-2.0
 
 // Attention stage: one soft-max over the rows of all levels that a query block reads (S-5 to S-8;
-// S-22(a) for compat = official), and the first-order term of rest = linear (S-23).
+// S-22(a) for compat = official), and the first-order term of rest = linear (S-23) with the factors
+// that probe rows say (S-25).
 //
 //   in   q [B, Hq, Lq, D], k, v [B, Hkv, Lkv, D], pyramid, levels [B, Hq, Nq, Nk]
 //   out  out [B, Hq, Lq, D] and lse [B, Hq, Lq] (may be null), both in the caller's order
@@ -21,12 +22,14 @@
 #include <vector>
 
 #include "reference/first_order.hpp"
+#include "reference/rest_probes.hpp"
 #include "reference/rows.hpp"
 #include "reference/stages.hpp"
 #include "semantics/blocks.hpp"
 #include "semantics/first_order.hpp"
 #include "semantics/online_softmax.hpp"
 #include "semantics/pooling.hpp"
+#include "semantics/rest_probes.hpp"
 
 namespace psa::reference {
 namespace {
@@ -120,74 +123,138 @@ AttendedRow attend(const Row& query, const std::vector<PooledRow>& visible, doub
   return result;
 }
 
-/// S-23 of one query block.
-struct LinearRest {
-  std::vector<Row> map;            // empty unless rest = linear
-  std::vector<double> extra_bias;  // [KV blocks with a real token], of their means
+/// One query head, in working order.
+struct QueryHead {
+  const core::Geometry& geometry;
+  const core::AttentionParams& params;
+  const KvHead& kv_head;
+  index_t batch;
+  index_t head;
+  index_t kv_length;
+  std::vector<Row> queries;  // [Lq][D]
+
+  [[nodiscard]] const LevelCode* codes(index_t q_block) const {
+    return params.levels.row(batch, head, q_block);
+  }
+  [[nodiscard]] double scale() const { return static_cast<double>(geometry.scale); }
+  [[nodiscard]] bool sees(index_t row, const PooledRow& key) const {
+    const index_t position = semantics::causal_position(row, geometry.shape.len_q, kv_length);
+    return semantics::is_visible(geometry.config.causal, key.last_position, position);
+  }
+  [[nodiscard]] std::vector<PooledRow> read(index_t kv_block, int code) const {
+    return read_block(geometry.config, kv_head, kv_block, code, kv_length);
+  }
 };
 
-/// `block` are the rows of query block i; all rows of the head are [Lq][D].
-LinearRest linear_rest(const core::Geometry& geometry, const KvHead& kv_head,
-                       const std::vector<Row>& queries, Range block, const LevelCode* codes,
-                       index_t kv_length) {
-  const Config& config = geometry.config;
-  if (config.rest != Rest::kLinear) return {};
+/// S-23 of one query block.
+struct LinearRest {
+  std::vector<Row> map;
+  std::vector<bool> is_rest;       // [Nk]
+  std::vector<double> extra_bias;  // [Nk], of the means of the rest set
+};
+
+/// `mass` is the mass factor of S-25.
+LinearRest linear_rest(const QueryHead& head, index_t q_block, double mass) {
+  const Config& config = head.geometry.config;
+  const index_t len_q = head.geometry.shape.len_q;
+  const Range block = semantics::block_range(q_block, config.block_q, len_q);
+  LinearRest result{{},
+                    std::vector<bool>(to_size(head.geometry.num_kv_blocks), false),
+                    std::vector<double>(to_size(head.geometry.num_kv_blocks), 0.0)};
   std::vector<const BlockMoments*> rest;
   std::vector<std::size_t> blocks;
-  for (std::size_t j = 0; j < kv_head.moments.size(); ++j) {
-    const Range keys = semantics::block_range(static_cast<index_t>(j), config.block_kv, kv_length);
+  for (std::size_t j = 0; j < head.kv_head.moments.size(); ++j) {
+    const Range keys =
+        semantics::block_range(static_cast<index_t>(j), config.block_kv, head.kv_length);
     const auto visibility =
-        semantics::block_visibility(config.causal, block, keys, geometry.shape.len_q, kv_length);
-    if (!semantics::is_in_rest_set(codes[j], visibility)) continue;
-    rest.push_back(&kv_head.moments[j]);
+        semantics::block_visibility(config.causal, block, keys, len_q, head.kv_length);
+    if (!semantics::is_in_rest_set(head.codes(q_block)[j], visibility)) continue;
+    rest.push_back(&head.kv_head.moments[j]);
     blocks.push_back(j);
+    result.is_rest[j] = true;
   }
-  const std::vector<Row> rows(queries.begin() + block.begin, queries.begin() + block.end);
-  RestReading reading = read_rest(rest, rows, static_cast<double>(geometry.scale));
-  std::vector<double> extra_bias(kv_head.moments.size(), 0.0);
+  const std::vector<Row> rows(head.queries.begin() + block.begin, head.queries.begin() + block.end);
+  RestReading reading = read_rest(rest, rows, head.scale());
   for (std::size_t b = 0; b < blocks.size(); ++b) {
-    extra_bias[blocks[b]] = std::log(reading.mass_factor[b]);
+    result.extra_bias[blocks[b]] = std::log(reading.mass_factor[b] * mass);
   }
-  return {std::move(reading.map), std::move(extra_bias)};
+  result.map = std::move(reading.map);
+  return result;
 }
 
-/// One query head: queries [Lq][D] in working order.
-void attend_head(const core::Geometry& geometry, const core::AttentionParams& params, index_t batch,
-                 index_t head_q, const KvHead& kv_head) {
-  const Config& config = geometry.config;
+/// What probe row `row` says; `rest` is that of its query block.
+semantics::ProbeSums<double> probe(const QueryHead& head, index_t row, const LinearRest& rest) {
+  const Row& query = head.queries[to_size(row)];
+  const Row term = first_order_term(query, rest.map);
+  ProbedRow probed{query, {}, {}, {}, term};
+  for (std::size_t j = 0; j < rest.is_rest.size(); ++j) {
+    const auto kv_block = static_cast<index_t>(j);
+    for (const PooledRow& key : head.read(kv_block, semantics::kFinestLevel)) {
+      if (!head.sees(row, key)) continue;
+      (rest.is_rest[j] ? probed.rest : probed.read).push_back({key.key, key.value, key.bias});
+    }
+    if (!rest.is_rest[j]) continue;
+    for (const PooledRow& mean : head.read(kv_block, semantics::kBlockMeanCode)) {
+      probed.means.push_back({mean.key, mean.value, mean.bias + rest.extra_bias[j]});
+    }
+  }
+  return probe_sums(probed, head.scale());
+}
+
+/// What all probe rows of the head say.
+std::vector<semantics::ProbeSums<double>> probe_all(const QueryHead& head) {
+  const index_t len_q = head.geometry.shape.len_q;
+  std::vector<semantics::ProbeSums<double>> sums;
+  for (index_t p = 0; p < semantics::probe_count(len_q); ++p) {
+    const index_t row = semantics::probe_row(p, len_q);
+    const LinearRest rest = linear_rest(head, row / head.geometry.config.block_q, /*mass=*/1.0);
+    sums.push_back(probe(head, row, rest));
+  }
+  return sums;
+}
+
+void attend_head(const QueryHead& head) {
+  const core::Geometry& geometry = head.geometry;
+  const core::AttentionParams& params = head.params;
   const index_t len_q = geometry.shape.len_q;
-  const index_t kv_length = key_length(geometry, params.inputs, batch);
-  const std::int32_t* order = params.inputs.q_order.of(batch, head_q);
-  const std::vector<Row> queries = load_head(params.inputs.q, order, batch, head_q);
+  const std::int32_t* order = params.inputs.q_order.of(head.batch, head.head);
+  const bool is_linear = geometry.config.rest == Rest::kLinear;
+  std::vector<semantics::ProbeSums<double>> probes;
+  if (is_linear) probes = probe_all(head);
   for (index_t i = 0; i < geometry.num_q_blocks; ++i) {
-    const LevelCode* codes = params.levels.row(batch, head_q, i);
-    const Range block = semantics::block_range(i, config.block_q, len_q);
-    const LinearRest rest = linear_rest(geometry, kv_head, queries, block, codes, kv_length);
+    const Range block = semantics::block_range(i, geometry.config.block_q, len_q);
+    LinearRest rest;
+    semantics::RestFactors<double> factors;
+    if (is_linear) {
+      factors = semantics::fit_rest(
+          probes.data(), semantics::fitted_probes(geometry.config.causal, block.end, len_q));
+      rest = linear_rest(head, i, factors.mass);
+    }
     std::vector<PooledRow> rows;
     for (index_t j = 0; j < geometry.num_kv_blocks; ++j) {
-      auto read = read_block(config, kv_head, j, codes[j], kv_length);
+      auto read = head.read(j, head.codes(i)[j]);
       for (PooledRow& row : read) {
-        if (row.is_block_mean && !rest.map.empty()) row.bias += rest.extra_bias[to_size(j)];
+        if (row.is_block_mean && is_linear) row.bias += rest.extra_bias[to_size(j)];
       }
       rows.insert(rows.end(), read.begin(), read.end());
     }
     for (index_t r = block.begin; r < block.end; ++r) {
-      const index_t position = semantics::causal_position(r, len_q, kv_length);
+      const Row& query = head.queries[to_size(r)];
       std::vector<PooledRow> visible;
       for (const PooledRow& row : rows) {
-        if (semantics::is_visible(config.causal, row.last_position, position)) {
-          visible.push_back(row);
+        if (head.sees(r, row)) visible.push_back(row);
+      }
+      AttendedRow result = attend(query, visible, head.scale());
+      if (is_linear) {
+        const Row term = first_order_term(query, rest.map);
+        for (std::size_t c = 0; c < term.size(); ++c) {
+          result.out[c] += result.rest_share * factors.slope * term[c];
         }
       }
-      AttendedRow result =
-          attend(queries[to_size(r)], visible, static_cast<double>(geometry.scale));
-      if (!rest.map.empty()) {
-        add_first_order(queries[to_size(r)], rest.map, result.rest_share, result.out);
-      }
       const index_t token = token_at(order, r);
-      store_row(params.out, batch, head_q, token, result.out);
+      store_row(params.out, head.batch, head.head, token, result.out);
       if (params.lse == nullptr) continue;
-      params.lse[(batch * geometry.shape.heads_q + head_q) * len_q + token] =
+      params.lse[(head.batch * geometry.shape.heads_q + head.head) * len_q + token] =
           static_cast<float>(result.lse);
     }
   }
@@ -200,7 +267,9 @@ void attention(const core::StageContext& context, const core::AttentionParams& p
   for (index_t b = 0; b < geometry.shape.batch; ++b) {
     for (index_t h = 0; h < geometry.shape.heads_q; ++h) {
       const KvHead kv_head = load_kv_head(geometry, params, b, h / geometry.heads_per_kv());
-      attend_head(geometry, params, b, h, kv_head);
+      const std::int32_t* order = params.inputs.q_order.of(b, h);
+      attend_head({geometry, params, kv_head, b, h, key_length(geometry, params.inputs, b),
+                   load_head(params.inputs.q, order, b, h)});
     }
   }
 }

@@ -110,14 +110,15 @@ RestReading read_rest(const std::vector<const BlockMoments*>& rest, const std::v
   return reading;
 }
 
-void add_first_order(const Row& query, const std::vector<Row>& map, double share, Row& out) {
+Row first_order_term(const Row& query, const std::vector<Row>& map) {
   Row term(query.size(), 0.0);
   for (std::size_t d = 0; d < query.size(); ++d) {
     for (std::size_t c = 0; c < query.size(); ++c) term[c] += query[d] * map[d][c];
   }
-  for (std::size_t c = 0; c < query.size(); ++c) {
-    if (semantics::is_finite_float(term[c])) out[c] += share * term[c];
+  for (double& x : term) {
+    if (!semantics::is_finite_float(x)) x = 0;
   }
+  return term;
 }
 
 }  // namespace psa::reference

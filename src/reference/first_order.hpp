@@ -33,7 +33,7 @@ struct RestReading {
 [[nodiscard]] RestReading read_rest(const std::vector<const BlockMoments*>& rest,
                                     const std::vector<Row>& queries, double scale);
 
-/// out += share * (query M), unless a number of query M is not finite.
-void add_first_order(const Row& query, const std::vector<Row>& map, double share, Row& out);
+/// query M; numbers that are not finite become 0.
+[[nodiscard]] Row first_order_term(const Row& query, const std::vector<Row>& map);
 
 }  // namespace psa::reference

@@ -12,6 +12,7 @@
 #include "cuda/attention_checks.hpp"
 #include "cuda/cuda_test.hpp"
 #include "reference/backend.hpp"
+#include "support/causal_probes.hpp"
 #include "support/compare.hpp"
 #include "support/problem_cases.hpp"
 #include "support/stage_runner.hpp"
@@ -103,6 +104,51 @@ TEST_F(CudaFirstOrderVariants, ServeKeyLengthsAndOrdersPerHead) {
       c.kv_lengths = {0, 1, 260, 131};
       QkvTensors tensors = c.make_inputs(75);
       expect_close(linear_geometry(c.problem), tensors, 76);
+    }
+  }
+}
+
+// ---- probe rows (S-25): calls of 1024 queries and more ------------------------------------------
+
+class CudaRestProbes : public CudaTest {};
+
+TEST_F(CudaRestProbes, ServeEveryHeadDim) {
+  for (const index_t head_dim : {40, 64, 100, 128, 200}) {
+    for (const DType dtype : {DType::kF16, DType::kBF16}) {
+      expect_close(make_problem({2, 1, 1100, 1100, head_dim}, {64, 64, head_dim % 8 != 0}, dtype),
+                   77);
+    }
+  }
+}
+
+TEST_F(CudaRestProbes, ServeEveryBlockOfKeys) {
+  for (const std::int32_t block_kv : {16, 32, 128}) {
+    for (const bool causal : {false, true}) {
+      expect_close(make_problem({3, 1, 1030, 1500, 64}, {128, block_kv, causal}), 78);
+    }
+  }
+}
+
+TEST_F(CudaRestProbes, ServeFactorsOfEveryNumberOfProbes) {
+  for (const std::int32_t block_q : {16, 128}) {
+    expect_close(make_problem({2, 1, 2300, 2700, 64}, {block_q, 64, true}), 82);
+  }
+}
+
+TEST_F(CudaRestProbes, ServeKeyLengthsAndOrders) {
+  ProblemCase c{"", make_problem({4, 2, 1200, 1200, 64}, {128, 64}), {}, true, MemoryLayout::kBlhd};
+  c.problem.shape.batch = 3;
+  c.kv_lengths = {700, 1, 1200};
+  QkvTensors tensors = c.make_inputs(79);
+  expect_close(linear_geometry(c.problem), tensors, 80);
+  expect_same_bits_twice(linear_geometry(c.problem), tensors.inputs(),
+                         random_levels(linear_geometry(c.problem), 81));
+}
+
+TEST_F(CudaRestProbes, S25RowsFollowProbesOfEarlierBlocksAlone) {
+  for (const DType dtype : {DType::kF16, DType::kBF16}) {
+    for (const core::Backend* backend : cuda_backends(CausalProbes(dtype).problem.geometry())) {
+      expect_rows_to_follow_earlier_probes(*backend, dtype);
     }
   }
 }

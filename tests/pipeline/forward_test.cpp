@@ -14,6 +14,7 @@
 #include "psa/error.hpp"
 #include "support/compare.hpp"
 #include "support/plan_call.hpp"
+#include "support/problem_cases.hpp"
 #include "support/stage_runner.hpp"
 
 namespace psa::testing {
@@ -203,6 +204,26 @@ TEST(Forward, S21CorrectionCountsCovariancesMapsAndTheirProducts) {
   // 64 keys, 4 covariances in one map, 16 rows, each 8 x 8; 4 variances of 8 channels. 64 x 64
   // columns of 2 x 8.
   EXPECT_DOUBLE_EQ(cost(Rest::kLinear), ((64 + 4 + 16) * 64.0 + 4 * 8) / (64 * 64 * 16.0));
+}
+
+// Query blocks of 16: of the probes 0 to 7 two lie in the blocks 0 and 12, and none in block 1.
+TEST(Forward, S21CorrectionCountsProbesOfBlocksThatReadMeans) {
+  Problem problem;
+  problem.shape.len_q = 1024;
+  problem.config.rest = Rest::kLinear;
+  const core::Geometry g = problem.geometry();
+  std::vector<LevelCode> levels = uniform_levels(g, 1);
+  const auto cost = [&] {
+    return core::measure_levels(g, levels.data(), nullptr, nullptr).correction_cost;
+  };
+  std::fill_n(levels.begin() + 4, 3, kBlockMean);
+  const double of_block = cost();
+  std::fill_n(levels.begin(), 3, kBlockMean);
+  std::fill_n(levels.begin() + 48, 2, kBlockMean);
+  // 64 keys, 3 multiply-adds of 8 channels each, 2 per mean, and a product with the map.
+  const double of_probes = 2 * (3 * 64 * 8 + 64) + 2 * (3 + 2) * 8;
+  const double of_means = (3 + 16 + 2 + 16) * 64 + (3 + 2) * 8;
+  EXPECT_NEAR(cost() - of_block, (of_probes + of_means) / (1024 * 64 * 16.0), 1e-15);
 }
 
 TEST(Forward, ScheduleListsEveryReadBlockOnceByLevel) {

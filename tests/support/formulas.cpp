@@ -3,41 +3,14 @@
 
 #include <algorithm>
 #include <cmath>
-#include <limits>
+#include <cstdint>
+#include <type_traits>
+#include <utility>
 
-#include "core/tensor.hpp"
-#include "semantics/importance.hpp"
+#include "support/formula_rows.hpp"
 
 namespace psa::testing {
 namespace {
-
-std::size_t at(index_t i) { return static_cast<std::size_t>(i); }
-
-template <typename Real>
-using Matrix = std::vector<std::vector<Real>>;
-
-template <typename Real>
-constexpr Real kNothing = -std::numeric_limits<Real>::infinity();
-
-/// One head of a tensor, in working order.
-template <typename Real>
-Matrix<Real> head_of(const TensorView& t, const std::int32_t* order, index_t b, index_t h) {
-  Matrix<Real> rows(at(t.shape[2]), std::vector<Real>(at(t.shape[3])));
-  for (index_t w = 0; w < t.shape[2]; ++w) {
-    const std::byte* row = core::row_address(t, b, h, order == nullptr ? w : order[w]);
-    for (index_t c = 0; c < t.shape[3]; ++c) {
-      rows[at(w)][at(c)] = static_cast<Real>(core::load_element(row, t.dtype, c));
-    }
-  }
-  return rows;
-}
-
-template <typename Real>
-Real dot(const std::vector<Real>& a, const std::vector<Real>& b) {
-  Real sum = 0;
-  for (std::size_t c = 0; c < a.size(); ++c) sum += a[c] * b[c];
-  return sum;
-}
 
 float rounded(float value, DType dtype) {
   float stored = 0.0F;
@@ -45,15 +18,6 @@ float rounded(float value, DType dtype) {
   return core::load_element(&stored, dtype, 0);
 }
 double rounded(double value, DType /*dtype*/) { return value; }
-
-TensorView pooled_view(const core::Geometry& g, const core::PyramidLevel& level, void* data) {
-  const index_t d = g.shape.head_dim;
-  return {data,
-          g.shape.dtype_kv,
-          Device{},
-          {g.shape.batch, g.shape.heads_kv, level.rows, d},
-          {g.shape.heads_kv * level.rows * d, level.rows * d, d, 1}};
-}
 
 /// Key and value rows of one KV head: [code][row][D].
 template <typename Real>
@@ -178,20 +142,21 @@ struct Moments {
   }
 };
 
-/// Moments of the rest set of query block i; `codes` [Nk], n valid keys.
+/// Of all KV blocks with a valid key, n keys.
 template <typename Real>
-std::vector<Moments<Real>> rest_set(const core::Geometry& g, const KvRows<Real>& kv,
-                                    const LevelCode* codes, index_t i, index_t n) {
-  std::vector<Moments<Real>> rest;
+std::vector<Moments<Real>> block_moments(const core::Geometry& g, const KvRows<Real>& kv,
+                                         index_t n) {
+  std::vector<Moments<Real>> moments;
   const index_t block = g.config.block_kv;
-  const index_t first_position = i * g.config.block_q + n - g.shape.len_q;
   for (index_t j = 0; j * block < n; ++j) {
-    const index_t end = std::min((j + 1) * block, n);
-    if (codes[j] != kBlockMean || (g.config.causal && end - 1 > first_position)) continue;
-    rest.emplace_back(kv.k[1], kv.v[1], j, j * block, end);
+    moments.emplace_back(kv.k[1], kv.v[1], j, j * block, std::min((j + 1) * block, n));
   }
-  return rest;
+  return moments;
 }
+
+/// Moments of the blocks of a rest set.
+template <typename Real>
+using RestSet = std::vector<const Moments<Real>*>;
 
 /// x with the significant bits of `dtype`, and any exponent.
 template <typename Real>
@@ -210,8 +175,8 @@ struct RestReading {
 
 /// `queries` [begin, end) are the rows of the block, `blocks` KV blocks there are.
 template <typename Real>
-RestReading<Real> read_rest(const std::vector<Moments<Real>>& rest, const Matrix<Real>& queries,
-                            index_t begin, index_t end, index_t blocks, Real scale, DType dtype) {
+RestReading<Real> read_rest(const RestSet<Real>& rest, const Matrix<Real>& queries, index_t begin,
+                            index_t end, index_t blocks, Real scale, DType dtype) {
   const std::size_t dim = queries[0].size();
   std::vector<Real> mean(dim);
   std::vector<Real> square(dim);
@@ -225,15 +190,15 @@ RestReading<Real> read_rest(const std::vector<Moments<Real>>& rest, const Matrix
   RestReading<Real> reading{std::vector<Real>(at(blocks), Real(1)),
                             Matrix<Real>(dim, std::vector<Real>(dim))};
   Real total = 0;
-  for (const Moments<Real>& block : rest) {
-    const Real weight = block.n * std::exp(scale * dot(mean, block.k_mean));
-    const Real mass = 1 + scale * scale * dot(square, block.key_variance) / 2;
-    reading.mass_factor[at(block.index)] = mass;
+  for (const Moments<Real>* block : rest) {
+    const Real weight = block->n * std::exp(scale * dot(mean, block->k_mean));
+    const Real mass = 1 + scale * scale * dot(square, block->key_variance) / 2;
+    reading.mass_factor[at(block->index)] = mass;
     total += weight * mass;
     const Real factor = rounded_in_unit(weight, dtype);
     for (std::size_t c = 0; c < dim; ++c) {
       for (std::size_t e = 0; e < dim; ++e) {
-        reading.map[c][e] += factor * rounded_in_unit(block.covariance[c][e], dtype);
+        reading.map[c][e] += factor * rounded_in_unit(block->covariance[c][e], dtype);
       }
     }
   }
@@ -242,6 +207,227 @@ RestReading<Real> read_rest(const std::vector<Moments<Real>>& rest, const Matrix
     for (Real& x : row) x = rounded_in_unit(x, dtype) * scale / total;
   }
   return reading;
+}
+
+/// One query head and what it reads.
+template <typename Real>
+struct Head {
+  const core::Geometry& g;
+  const KvRows<Real>& kv;
+  const Matrix<Real>& queries;
+  const std::vector<Moments<Real>>& moments;  // [KV blocks with a valid key]; empty: not linear
+  const LevelCode* levels;                    // [Nq, Nk]
+  index_t n;                                  // valid keys
+  DType probabilities;
+  DType maps;
+
+  [[nodiscard]] Real scale() const { return static_cast<Real>(g.scale); }
+  [[nodiscard]] bool is_rounded() const {
+    return std::is_same_v<Real, float> && probabilities != DType::kF32;
+  }
+  [[nodiscard]] const LevelCode* codes(index_t i) const { return levels + i * g.num_kv_blocks; }
+  /// R_i of S-23.
+  [[nodiscard]] RestSet<Real> rest(index_t i) const {
+    RestSet<Real> rest;
+    const index_t first_position = i * g.config.block_q + n - g.shape.len_q;
+    for (const Moments<Real>& block : moments) {
+      const index_t end = std::min((block.index + 1) * g.config.block_kv, n);
+      if (codes(i)[block.index] != kBlockMean) continue;
+      if (!g.config.causal || end - 1 <= first_position) rest.push_back(&block);
+    }
+    return rest;
+  }
+  [[nodiscard]] RestReading<Real> reading(index_t i) const {
+    const index_t begin = i * g.config.block_q;
+    const index_t end = std::min(begin + g.config.block_q, g.shape.len_q);
+    return read_rest(rest(i), queries, begin, end, g.num_kv_blocks, scale(), maps);
+  }
+};
+
+template <typename Real>
+std::vector<Real> product(const std::vector<Real>& query, const Matrix<Real>& map) {
+  std::vector<Real> result(query.size());
+  for (std::size_t c = 0; c < query.size(); ++c) {
+    for (std::size_t e = 0; e < query.size(); ++e) result[e] += query[c] * map[c][e];
+  }
+  return result;
+}
+
+// S-25: what a probe row says, in vectors over the channels.
+template <typename Real>
+struct Probe {
+  index_t row;
+  Real read = 0;    // m_R
+  Real mass = 0;    // m^
+  Real square = 0;  // of the exact row
+  std::vector<Real> y;
+  std::vector<Real> x1;
+  std::vector<Real> x2;
+};
+
+/// One number, the mass factor, governs all rows of a head, so a single evaluation with rounded
+/// probabilities would tell little of how much rounding may do: there are several, whose roundings
+/// differ since each has another unit of the probabilities.
+constexpr int kRoundings = 16;
+
+/// Without rounding, and then with each rounding, if there is any.
+template <typename Real>
+std::vector<Probe<Real>> probe_row(const Head<Real>& head, index_t r) {
+  const core::Geometry& g = head.g;
+  const index_t i = r / g.config.block_q;
+  const std::vector<Real>& query = head.queries[at(r)];
+  const RestReading<Real> reading = head.reading(i);
+  std::vector<bool> is_rest(at(g.num_kv_blocks));
+  for (const Moments<Real>* block : head.rest(i)) is_rest[at(block->index)] = true;
+  const std::vector<LevelCode> finest(at(g.num_kv_blocks), 1);
+  const std::vector<LevelCode> coarsest(at(g.num_kv_blocks), kBlockMean);
+  const auto keys = rows_read(g, head.kv, finest.data(), r, head.n, std::vector<Real>{});
+  const auto means = rows_read(g, head.kv, coarsest.data(), r, head.n, reading.mass_factor);
+  const auto logit = [&](const ReadRow<Real>& row) {
+    return head.scale() * dot(query, *row.k) + row.bias;
+  };
+  Real largest = kNothing<Real>;
+  for (const auto& row : keys) largest = std::max(largest, logit(row));
+  for (std::size_t j = 0; j < means.size(); ++j) {
+    if (is_rest[j]) largest = std::max(largest, logit(means[j]));
+  }
+  const std::size_t dim = query.size();
+  std::vector<Real> weights;
+  for (const auto& row : keys) weights.push_back(std::exp(logit(row) - largest));
+  Probe<Real> probe{
+      r, 0, 0, 0, std::vector<Real>(dim), std::vector<Real>(dim), std::vector<Real>(dim)};
+  std::vector<Real> rest(dim);
+  for (std::size_t j = 0; j < means.size(); ++j) {
+    if (!is_rest[j]) continue;
+    const Real p = std::exp(logit(means[j]) - largest);
+    probe.mass += p;
+    for (std::size_t c = 0; c < dim; ++c) rest[c] += p * (*means[j].v)[c];
+  }
+  const auto in_rest = [&](std::size_t key) { return is_rest[key / at(g.config.block_kv)]; };
+  Real total = 0;
+  for (std::size_t j = 0; j < keys.size(); ++j) {
+    total += weights[j];
+    if (!in_rest(j)) probe.read += weights[j];
+  }
+  const std::vector<Real> term = product(query, reading.map);
+  std::vector<Probe<Real>> probes;
+  for (int rounding = 0; rounding <= (head.is_rounded() ? kRoundings : 0); ++rounding) {
+    const Real unit = std::exp2(static_cast<Real>(rounding) / kRoundings);
+    std::vector<Real> all(dim);
+    std::vector<Real> read(dim);
+    for (std::size_t j = 0; j < keys.size(); ++j) {
+      const Real weight =
+          rounding == 0 ? weights[j] : unit * rounded(weights[j] / unit, head.probabilities);
+      for (std::size_t c = 0; c < dim; ++c) {
+        const Real part = weight * (*keys[j].v)[c];
+        all[c] += part;
+        if (!in_rest(j)) read[c] += part;
+      }
+    }
+    probe.square = 0;
+    for (std::size_t c = 0; c < dim; ++c) {
+      const Real out = all[c] / total;
+      probe.square += out * out;
+      probe.y[c] = out * probe.read - read[c];
+      probe.x1[c] = rest[c] - out * probe.mass;
+      probe.x2[c] = probe.mass * term[c];
+    }
+    probes.push_back(probe);
+  }
+  return probes;
+}
+
+template <typename Real>
+struct Factors {
+  Real mass = 1;
+  Real slope = 1;
+};
+
+/// beta for a mu, and the sum of squares with both.
+template <typename Real>
+std::pair<Real, Real> fit_slope(const std::vector<Probe<Real>>& probes, Real mu) {
+  Real along = 0;
+  Real length = 0;
+  for (const Probe<Real>& p : probes) {
+    const Real size = p.read + mu * p.mass;
+    for (std::size_t c = 0; c < p.y.size(); ++c) {
+      along += (p.y[c] - mu * p.x1[c]) / size * p.x2[c] / size;
+      length += p.x2[c] / size * p.x2[c] / size;
+    }
+  }
+  const Real beta = length > 0 ? std::clamp(along / length / mu, Real(0), Real(4)) : Real(1);
+  Real squares = 0;
+  for (const Probe<Real>& p : probes) {
+    for (std::size_t c = 0; c < p.y.size(); ++c) {
+      const Real error = (p.y[c] - mu * p.x1[c] - beta * mu * p.x2[c]) / (p.read + mu * p.mass);
+      squares += error * error;
+    }
+  }
+  Real floor = 0;
+  for (const Probe<Real>& p : probes) floor += p.square / 65536;
+  const Real log_mu = std::log(mu);
+  return {beta,
+          squares + (2 * squares / static_cast<Real>(probes.size()) + floor) * log_mu * log_mu};
+}
+
+/// S-25: the probe rows of a head that qualify, of each rounding. Inputs must be finite.
+template <typename Real>
+std::vector<std::vector<Probe<Real>>> qualified_probes(const Head<Real>& head) {
+  const index_t len_q = head.g.shape.len_q;
+  const index_t count = std::min<index_t>(64, len_q / 128);
+  std::vector<std::vector<Probe<Real>>> probes(head.is_rounded() ? kRoundings + 1 : 1);
+  for (index_t p = 0; p < count && count >= 8; ++p) {
+    const index_t begin = p * len_q / count;
+    const index_t rows = (p + 1) * len_q / count - begin;
+    const auto fraction = static_cast<std::uint32_t>(p * 2654435769);  // golden ratio, 32 bits
+    const index_t row = begin + rows * static_cast<index_t>(fraction) / (index_t{1} << 32);
+    const std::vector<Probe<Real>> evaluated = probe_row(head, row);
+    for (std::size_t i = 0; i < evaluated.size(); ++i) {
+      if (evaluated[i].mass > 0) probes[i].push_back(evaluated[i]);
+    }
+  }
+  return probes;
+}
+
+/// S-25 of query block i, from those of the head.
+template <typename Real>
+Factors<Real> rest_factors(const Head<Real>& head, std::vector<Probe<Real>> probes, index_t i) {
+  const Config& config = head.g.config;
+  const auto is_later = [&](const Probe<Real>& p) { return p.row / config.block_q > i; };
+  if (config.causal) std::erase_if(probes, is_later);
+  if (probes.size() < 8) return {};
+  const auto mass_at = [](Real step) { return std::exp2(step / 2); };
+  const auto error_at = [&](int step) {
+    return fit_slope(probes, mass_at(static_cast<Real>(step))).second;
+  };
+  int best = -10;
+  for (int step = -9; step <= 4; ++step) {
+    if (error_at(step) < error_at(best)) best = step;
+  }
+  const Real before = error_at(best - 1);
+  const Real after = error_at(best + 1);
+  const Real bend = before - 2 * error_at(best) + after;
+  const Real vertex = bend > 0 ? (before - after) / bend / 2 : Real(0);
+  const Real offset =
+      std::clamp(vertex, best == -10 ? Real(0) : Real(-.5), best == 4 ? Real(0) : Real(.5));
+  const Real mass = mass_at(static_cast<Real>(best) + offset);
+  return {mass, fit_slope(probes, mass).first};
+}
+
+/// Those of the rounding whose mass factor errs most; the first ones are without rounding.
+template <typename Real>
+Factors<Real> worst_factors(const Head<Real>& head,
+                            const std::vector<std::vector<Probe<Real>>>& probes, index_t i) {
+  const Factors<Real> exact = rest_factors(head, probes[0], i);
+  Factors<Real> worst = exact;
+  const auto error = [&](const Factors<Real>& f) {
+    return std::abs(std::log(f.mass / exact.mass));
+  };
+  for (std::size_t rounding = 1; rounding < probes.size(); ++rounding) {
+    const Factors<Real> factors = rest_factors(head, probes[rounding], i);
+    if (error(factors) >= error(worst)) worst = factors;
+  }
+  return worst;
 }
 
 template <typename Real>
@@ -260,24 +446,39 @@ AttentionValues attention_formula(const core::Geometry& g, const core::Inputs& i
       const auto kv = kv_rows<Real>(g, in, pyramid, b, h / (s.heads_q / s.heads_kv));
       const std::int32_t* order = in.q_order.of(b, h);
       const Matrix<Real> queries = head_of<Real>(in.q, order, b, h);
+      const index_t map_row = (b * s.heads_q + h) * g.num_q_blocks;
+      const bool is_linear = g.config.rest == Rest::kLinear;
+      std::vector<Moments<Real>> moments;
+      if (is_linear) moments = block_moments(g, kv, in.kv_length(b));
+      const Head<Real> head{g,
+                            kv,
+                            queries,
+                            moments,
+                            levels.data() + map_row * g.num_kv_blocks,
+                            in.kv_length(b),
+                            probabilities,
+                            maps};
+      std::vector<std::vector<Probe<Real>>> probes;
+      if (is_linear) probes = qualified_probes(head);
+      Factors<Real> factors;  // of the query block
       std::vector<Real> out(at(s.head_dim));
       RestReading<Real> rest;  // of the query block
       for (index_t r = 0; r < s.len_q; ++r) {
         const index_t i = r / g.config.block_q;
-        const LevelCode* codes =
-            levels.data() + ((b * s.heads_q + h) * g.num_q_blocks + i) * g.num_kv_blocks;
-        const auto scale = static_cast<Real>(g.scale);
-        if (g.config.rest == Rest::kLinear && r % g.config.block_q == 0) {
-          rest = read_rest(rest_set(g, kv, codes, i, in.kv_length(b)), queries, r,
-                           std::min(r + g.config.block_q, s.len_q), g.num_kv_blocks, scale, maps);
+        if (is_linear && r % g.config.block_q == 0) {
+          rest = head.reading(i);
+          factors = worst_factors(head, probes, i);
+          for (const auto* block : head.rest(i)) {
+            rest.mass_factor[at(block->index)] *= factors.mass;
+          }
         }
-        const auto read = rows_read(g, kv, codes, r, in.kv_length(b), rest.mass_factor);
-        const auto [lse, mean_share] = soft_max(queries[at(r)], read, scale, probabilities, out);
-        if (g.config.rest == Rest::kLinear) {
+        const auto read = rows_read(g, kv, head.codes(i), r, head.n, rest.mass_factor);
+        const auto [lse, mean_share] =
+            soft_max(queries[at(r)], read, head.scale(), probabilities, out);
+        if (is_linear) {
+          const std::vector<Real> term = product(queries[at(r)], rest.map);
           for (std::size_t c = 0; c < out.size(); ++c) {
-            for (std::size_t e = 0; e < out.size(); ++e) {
-              out[e] += mean_share * queries[at(r)][c] * rest.map[c][e];
-            }
+            out[c] += mean_share * factors.slope * term[c];
           }
         }
         const index_t token = (b * s.heads_q + h) * s.len_q + (order == nullptr ? r : order[r]);
@@ -290,172 +491,6 @@ AttentionValues attention_formula(const core::Geometry& g, const core::Inputs& i
     }
   }
   return result;
-}
-
-// ---- importance ---------------------------------------------------------------------------------
-
-/// What one head's estimate is made from, in working order.
-template <typename Real>
-struct EstimateInput {
-  const core::Geometry& geometry;
-  index_t batch;
-  index_t head_q;
-  index_t head_kv;
-  index_t n;       // valid keys
-  Matrix<Real> q;  // [Lq][D]
-  Matrix<Real> k;  // [Lkv][D], or the pooled keys for pooled_lse
-
-  [[nodiscard]] bool is_visible(index_t key, index_t query) const {
-    return !geometry.config.causal || key <= query + n - geometry.shape.len_q;
-  }
-};
-
-/// The `count` offsets of smallest hash.
-std::vector<index_t> draw(const Config& config, semantics::Side side, index_t b, index_t h,
-                          index_t block, index_t count) {
-  std::vector<std::pair<std::uint64_t, index_t>> hashed;
-  for (index_t o = 0; o < block; ++o) {
-    hashed.emplace_back(semantics::sample_hash(config.seed, side, b, h, o), o);
-  }
-  std::sort(hashed.begin(), hashed.end());
-  std::vector<index_t> offsets;
-  for (index_t i = 0; i < count; ++i) offsets.push_back(hashed[at(i)].second);
-  return offsets;
-}
-
-/// Logits of one query with the visible samples of each KV block: [Nk][.].
-template <typename Real>
-Matrix<Real> sample_logits(const EstimateInput<Real>& in, index_t r,
-                           const std::vector<index_t>& offsets) {
-  const index_t block = in.geometry.config.block_kv;
-  Matrix<Real> logits(at(in.geometry.num_kv_blocks));
-  for (index_t j = 0; j * block < in.n; ++j) {
-    const index_t tokens = std::min(block, in.n - j * block);
-    for (const index_t o : offsets) {
-      const index_t key = j * block + o % tokens;
-      if (!in.is_visible(key, r)) continue;
-      logits[at(j)].push_back(static_cast<Real>(in.geometry.scale) *
-                              dot(in.q[at(r)], in.k[at(key)]));
-    }
-  }
-  return logits;
-}
-
-/// Row i of S-9 or S-10.
-template <typename Real>
-std::vector<Real> sampled_row(const EstimateInput<Real>& in, index_t i) {
-  const Config& config = in.geometry.config;
-  const bool is_max = config.importance == Importance::kSampledMax;
-  const auto keys =
-      draw(config, semantics::Side::kKey, in.batch, in.head_kv, config.block_kv, config.samples_kv);
-  const index_t tokens =
-      std::min<index_t>(config.block_q, in.geometry.shape.len_q - i * config.block_q);
-  std::vector<Real> row(at(in.geometry.num_kv_blocks), Real(0));
-  Real seeing = 0;
-  for (const index_t o : draw(config, semantics::Side::kQuery, in.batch, in.head_q, config.block_q,
-                              config.samples_q)) {
-    const Matrix<Real> logits = sample_logits(in, i * config.block_q + o % tokens, keys);
-    Real largest = kNothing<Real>;
-    for (const auto& block : logits) {
-      for (const Real s : block) largest = std::max(largest, s);
-    }
-    if (largest == kNothing<Real>) continue;
-    seeing += Real(1);
-    std::vector<Real> part(row.size(), Real(0));
-    Real total = 0;
-    for (std::size_t j = 0; j < row.size(); ++j) {
-      const index_t real =
-          std::min<index_t>(config.block_kv, in.n - static_cast<index_t>(j) * config.block_kv);
-      for (const Real s : logits[j]) {
-        const Real e = std::exp(s - largest);
-        part[j] =
-            is_max ? std::max(part[j], e)
-                   : part[j] + e * static_cast<Real>(real) / static_cast<Real>(config.samples_kv);
-      }
-      total += part[j];
-    }
-    for (std::size_t j = 0; j < row.size(); ++j) {
-      row[j] = is_max ? std::max(row[j], part[j]) : row[j] + part[j] / total;
-    }
-  }
-  for (Real& x : row) x = is_max || seeing == Real(0) ? x : x / seeing;
-  return row;
-}
-
-/// Logit of a group pair by S-11 or S-12.
-template <typename Real>
-Real group_logit(const EstimateInput<Real>& in, index_t a, index_t b, index_t size) {
-  const index_t len_q = in.geometry.shape.len_q;
-  const auto scale = static_cast<Real>(in.geometry.scale);
-  const index_t last_query = std::min((a + 1) * size, len_q) - 1;
-  const index_t end_key = std::min((b + 1) * size, in.n);
-  if (in.geometry.config.importance == Importance::kAntidiagonal) {
-    if (!in.is_visible(b * size, last_query)) return kNothing<Real>;
-    Real sum = 0;
-    for (index_t u = 0; u < size; ++u) {
-      const index_t query = a * size + size - 1 - u;
-      const index_t key = b * size + u;
-      if (query < len_q && key < in.n) sum += dot(in.q[at(query)], in.k[at(key)]);
-    }
-    return scale * sum / static_cast<Real>(size);
-  }
-  if (!in.is_visible(end_key - 1, last_query)) return kNothing<Real>;
-  std::vector<Real> mean(in.q.front().size(), Real(0));
-  for (index_t r = a * size; r <= last_query; ++r) {
-    for (std::size_t c = 0; c < mean.size(); ++c) mean[c] += in.q[at(r)][c];
-  }
-  for (Real& x : mean) x /= static_cast<Real>(last_query + 1 - a * size);
-  return scale * dot(mean, in.k[at(b)]) + std::log(static_cast<Real>(end_key - b * size));
-}
-
-/// Row i of S-11 or S-12.
-template <typename Real>
-std::vector<Real> group_row(const EstimateInput<Real>& in, index_t i) {
-  const Config& config = in.geometry.config;
-  const index_t size = config.importance == Importance::kAntidiagonal ? config.antidiagonal_stride
-                                                                      : config.pooled_tokens;
-  const index_t end = std::min<index_t>((i + 1) * config.block_q, in.geometry.shape.len_q);
-  std::vector<Real> row(at(in.geometry.num_kv_blocks), Real(0));
-  Real seeing = 0;
-  for (index_t a = i * config.block_q / size; a * size < end; ++a) {
-    std::vector<Real> logits;
-    for (index_t b = 0; b * size < in.n; ++b) logits.push_back(group_logit(in, a, b, size));
-    const Real largest =
-        logits.empty() ? kNothing<Real> : *std::max_element(logits.begin(), logits.end());
-    if (largest == kNothing<Real>) continue;
-    seeing += Real(1);
-    Real total = 0;
-    for (const Real s : logits) total += std::exp(s - largest);
-    for (std::size_t b = 0; b < logits.size(); ++b) {
-      row[b * at(size) / at(config.block_kv)] += std::exp(logits[b] - largest) / total;
-    }
-  }
-  for (Real& x : row) x = seeing == Real(0) ? x : x / seeing;
-  return row;
-}
-
-template <typename Real>
-Values importance_formula(const core::Geometry& g, const core::Inputs& in,
-                          const core::KvPyramid& pyramid) {
-  const ProblemShape& s = g.shape;
-  const bool pooled = g.config.importance == Importance::kPooledLse;
-  const bool grouped = pooled || g.config.importance == Importance::kAntidiagonal;
-  Values values{{s.batch, s.heads_q, g.num_q_blocks, g.num_kv_blocks}, {}};
-  for (index_t b = 0; b < s.batch; ++b) {
-    for (index_t h = 0; h < s.heads_q; ++h) {
-      const index_t head_kv = h / (s.heads_q / s.heads_kv);
-      EstimateInput<Real> input{g, b, h, head_kv, in.kv_length(b), {}, {}};
-      input.q = head_of<Real>(in.q, in.q_order.of(b, h), b, h);
-      const core::PyramidLevel& level = pyramid[g.config.pooled_tokens == 8 ? 4 : 5];
-      input.k = pooled ? head_of<Real>(pooled_view(g, level, level.k), nullptr, b, head_kv)
-                       : head_of<Real>(in.k, in.kv_order.of(b, head_kv), b, head_kv);
-      for (index_t i = 0; i < g.num_q_blocks; ++i) {
-        const std::vector<Real> row = grouped ? group_row(input, i) : sampled_row(input, i);
-        values.data.insert(values.data.end(), row.begin(), row.end());
-      }
-    }
-  }
-  return values;
 }
 
 }  // namespace
@@ -471,16 +506,6 @@ AttentionValues plain_attention(const core::Geometry& geometry, const core::Inpu
                                 const std::vector<LevelCode>& levels, DType probabilities,
                                 DType maps) {
   return attention_formula<float>(geometry, inputs, pyramid, levels, probabilities, maps);
-}
-
-Values exact_importance(const core::Geometry& geometry, const core::Inputs& inputs,
-                        const core::KvPyramid& pyramid) {
-  return importance_formula<double>(geometry, inputs, pyramid);
-}
-
-Values plain_importance(const core::Geometry& geometry, const core::Inputs& inputs,
-                        const core::KvPyramid& pyramid) {
-  return importance_formula<float>(geometry, inputs, pyramid);
 }
 
 }  // namespace psa::testing

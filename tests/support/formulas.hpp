@@ -25,7 +25,8 @@ struct AttentionValues {
 
 /// The same in float; `probabilities`: what e^s is rounded to before it multiplies the values
 /// (kBF16 where a backend multiplies in bf16); `maps`: what covariances, weights and maps of S-23
-/// are rounded to, each number in a unit of its own. out is rounded to its storage type.
+/// are rounded to, each number in a unit of its own. Factors of the rest (S-25) are those of the
+/// worst of several roundings of the probabilities. out is rounded to its storage type.
 [[nodiscard]] AttentionValues plain_attention(const core::Geometry& geometry,
                                               const core::Inputs& inputs,
                                               const core::KvPyramid& pyramid,

@@ -95,6 +95,33 @@ std::vector<ProblemCase> problem_cases() {
   };
 }
 
+std::vector<ProblemCase> probed_cases() {
+  std::vector<ProblemCase> cases = {
+      {"FewestProbes", make_problem({1, 1, 1, 1024, 512, 16}, {16, 16}), {}},
+      {"MostProbes", make_problem({1, 1, 1, 8200, 72, 8}, {128, 16}), {}},
+      {"RaggedGroupedProbes",
+       make_problem({1, 4, 2, 1100, 403, 24}, {32, 64}, {kBf16, kBf16, kBf16}),
+       {},
+       false,
+       MemoryLayout::kBlhd},
+      {"CausalProbes",
+       make_problem({1, 2, 1, 1130, 1500, 32}, {64, 32, true}, {kF16, kF16, kF16}),
+       {}},
+      {"CausalPrefixesOfProbes", make_problem({1, 1, 1, 2300, 2400, 16}, {32, 64, true}), {}},
+      {"CausalMoreQueriesProbes", make_problem({1, 1, 1, 2100, 600, 16}, {16, 16, true}), {}},
+      {"KeyLengthsOfProbes", make_problem({4, 1, 1, 1040, 300, 16}, {16, 32}), {300, 0, 37, 64}},
+      {"ReorderedProbes",
+       make_problem({1, 2, 2, 1152, 512, 64}, {128, 128}, {kBf16, kBf16, kF32}),
+       {},
+       true},
+      {"WideHeadProbes",
+       make_problem({1, 1, 1, 1024, 256, 200}, {128, 64}, {kF32, kF16, kF32}),
+       {}},
+  };
+  for (ProblemCase& c : cases) c.problem.config.rest = Rest::kLinear;
+  return cases;
+}
+
 std::vector<LevelCode> random_levels(const core::Geometry& geometry, std::uint64_t seed) {
   std::mt19937_64 generator(seed);
   std::vector<LevelCode> levels(map_size(geometry));

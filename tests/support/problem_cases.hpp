@@ -28,6 +28,9 @@ inline void PrintTo(const ProblemCase& c, std::ostream* out) { *out << describe(
 
 [[nodiscard]] std::vector<ProblemCase> problem_cases();
 
+/// Enough queries for probe rows (S-25), with rest = linear.
+[[nodiscard]] std::vector<ProblemCase> probed_cases();
+
 /// A random level, skip included, for every block: [B, Hq, Nq, Nk].
 [[nodiscard]] std::vector<LevelCode> random_levels(const core::Geometry& geometry,
                                                    std::uint64_t seed);

@@ -10,6 +10,15 @@ constexpr index_t kElementBytes = 2;  // backend.cu: all tensors are f16 or bf16
 
 index_t up_to_8(index_t count) { return semantics::ceil_div(count, 8) * 8; }
 
+// Of probe_keys: chunks of keys per head, few enough for a lane each with that of the means.
+constexpr index_t kMostChunks = 31;
+constexpr index_t kProbeCtas = 264;  // two for each multiprocessor of an H100
+
+index_t probe_chunks(index_t heads) {
+  const index_t ctas = kProbeCtas / heads - 1;  // less that of the means: one wave
+  return semantics::min_of(kMostChunks, semantics::max_of(ctas, 1));
+}
+
 std::size_t bytes_of(const core::Geometry& g, int heads) {
   std::size_t bytes = 0;
   static_cast<void>(carve_first_order(g, {0, heads}, nullptr, &bytes));
@@ -26,6 +35,12 @@ FirstOrder carve_first_order(const core::Geometry& g, HeadRange heads, std::byte
   const index_t kv_blocks = heads.count * g.num_kv_blocks;
   const index_t q_blocks = heads.count * g.heads_per_kv() * g.num_q_blocks;
   const index_t matrix_bytes = shape.head_dim * row * kElementBytes;
+  const index_t heads_q = heads.count * g.heads_per_kv();
+  const index_t logits = q_blocks * g.num_kv_blocks;
+  const bool has_probes = semantics::probe_count(shape.len_q) > 0;
+  const index_t chunks = has_probes ? probe_chunks(heads_q) : 0;
+  const index_t probe_rows = has_probes ? (chunks + 1) * heads_q * semantics::kMostProbes : 0;
+  const index_t probe_floats = probe_rows * (4 + 2 * row);
   core::Ledger ledger(work);
   const auto floats = [&ledger](index_t count) {
     return ledger.take<float>(static_cast<std::size_t>(count));
@@ -33,18 +48,28 @@ FirstOrder carve_first_order(const core::Geometry& g, HeadRange heads, std::byte
   const auto raw = [&ledger](index_t count) {
     return ledger.take<std::byte>(static_cast<std::size_t>(count));
   };
-  const FirstOrder pieces{.heads = heads,
-                          .row = static_cast<int>(row),
-                          .weight_row = static_cast<int>(weight_row),
-                          .key_mean = floats(kv_blocks * row),
-                          .key_variance = floats(kv_blocks * row),
-                          .unit = floats(kv_blocks),
-                          .covariance = raw(kv_blocks * matrix_bytes),
-                          .logits = floats(q_blocks * g.num_kv_blocks),
-                          .mass = floats(q_blocks * g.num_kv_blocks),
-                          .weights = raw(q_blocks * weight_row * kElementBytes),
-                          .map = raw(q_blocks * matrix_bytes),
-                          .factor = floats(q_blocks)};
+  FirstOrder pieces{.heads = heads,
+                    .row = static_cast<int>(row),
+                    .weight_row = static_cast<int>(weight_row),
+                    .key_mean = floats(kv_blocks * row),
+                    .key_variance = floats(kv_blocks * row),
+                    .unit = floats(kv_blocks),
+                    .covariance = raw(kv_blocks * matrix_bytes),
+                    .logits = floats(semantics::max_of(logits, probe_floats)),
+                    .mass = floats(q_blocks * g.num_kv_blocks),
+                    .weights = raw(q_blocks * weight_row * kElementBytes),
+                    .map = raw(q_blocks * matrix_bytes),
+                    .factor = floats(q_blocks),
+                    .probe = {}};
+  pieces.probe.chunks = static_cast<int>(chunks);
+  pieces.probe.masses = pieces.logits;
+  if (work != nullptr) {
+    pieces.probe.values = pieces.logits + probe_rows * 4;
+  }
+  pieces.probe.sums = ledger.take<semantics::ProbeSums<float>>(
+      static_cast<std::size_t>(heads_q * semantics::kMostProbes));
+  pieces.probe.factors = ledger.take<semantics::RestFactors<float>>(
+      static_cast<std::size_t>(heads_q * semantics::kMostProbes));
   if (bytes != nullptr) *bytes = ledger.bytes();
   return pieces;
 }
@@ -71,6 +96,7 @@ void make_first_order_maps(const StageContext& context, const core::AttentionPar
   block_moments(context, call.inputs, work);
   rest_weights(context, call, work);
   sum(context, call.inputs, work);
+  fit_rest(context, call, work);
 }
 
 }  // namespace psa::cuda

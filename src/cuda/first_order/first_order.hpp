@@ -7,6 +7,7 @@
 //   block_moments   k, v                 -> means, variances, covariances C      O(Lk · D²)
 //   rest_weights    q, moments, levels   -> mass 1 + v/2, weights w              O(Nq · Nk · D)
 //   sum_covariances w, C                 -> M = sum of w · C                     O(Nq · Nk · D²)
+//   fit_rest        probe rows           -> mass and M times their factors       O(P · Lk · D)
 //
 // Maps are large, D² elements for each query block, so a call whose maps would not fit in as much
 // memory as K and V takes goes head range by head range: maps, then the attention that reads them.
@@ -23,10 +24,20 @@
 
 #include "core/backend.hpp"
 #include "cuda/attention/params.hpp"
+#include "semantics/rest_probes.hpp"
 
 namespace psa::cuda {
 
 using core::StageContext;
+
+/// Of fit_rest(), P = semantics::kMostProbes; sums in the place of the logits.
+struct ProbeWork {
+  int chunks;     ///< c, of keys; one more are the block means
+  float* masses;  ///< [m, c + 1, P, 4]: log2 of the reference, masses: all, of what is read
+  float* values;  ///< [m, c + 1, P, 2, R]: values with their weights: all, of what is read
+  semantics::ProbeSums<float>* sums;       ///< [m, P]
+  semantics::RestFactors<float>* factors;  ///< [m, P]: of the first n probes at place n - 1
+};
 
 /// Pieces of the work memory of the attention stage.
 struct FirstOrder {
@@ -37,11 +48,12 @@ struct FirstOrder {
   float* key_variance;    ///< [n, R, Nk]
   float* unit;            ///< [n, Nk]; NaN: the block has moments that are not finite
   std::byte* covariance;  ///< [n, Nk, D, R]; row: channel of v, column: channel of k
-  float* logits;          ///< [m, Nq, Nk], in log2 units
+  float* logits;          ///< [m, Nq, Nk], in log2 units; dead once there are weights
   float* mass;            ///< [m, Nq, Nk]: log2 of 1 + v/2; 0 outside of the rest sets
   std::byte* weights;     ///< [m, Nq, weight_row]
   std::byte* map;         ///< [m, Nq, D, R]; row: channel of out, column: channel of q
   float* factor;          ///< [m, Nq]; 0: no term
+  ProbeWork probe;
 };
 
 /// `work` may be null: only `bytes` counts then.
@@ -54,7 +66,7 @@ struct FirstOrder {
 /// core::Backend::attention_bytes.
 [[nodiscard]] std::size_t first_order_bytes(const core::Geometry& geometry);
 
-// The three steps, the last with mma.sync or with wgmma.
+// The steps; the third with mma.sync or with wgmma.
 void block_moments(const StageContext& context, const core::Inputs& inputs, const FirstOrder& work);
 void rest_weights(const StageContext& context, const core::AttentionParams& call,
                   const FirstOrder& work);
@@ -62,6 +74,8 @@ using SumCovariances = void(const StageContext& context, const core::Inputs& inp
                             const FirstOrder& work);
 SumCovariances sum_covariances;
 SumCovariances sum_covariances_sm90;
+void fit_rest(const StageContext& context, const core::AttentionParams& call,
+              const FirstOrder& work);
 
 /// Fills the work memory. Launches on context.stream.
 void make_first_order_maps(const StageContext& context, const core::AttentionParams& call,

@@ -1,0 +1,167 @@
+// SPDX-License-Identifier: Apache-2.0
+
+// The factors of the rest (S-25) on every instruction set of this machine: the budget of the
+// attention stage, the same bits on any number of threads, and inputs that are not finite; and, of
+// the reference too, which probes causal rows follow.
+
+#include <gtest/gtest.h>
+
+#include <cmath>
+#include <cstring>
+#include <limits>
+#include <vector>
+
+#include "cpu/backend.hpp"
+#include "reference/backend.hpp"
+#include "semantics/rest_probes.hpp"
+#include "support/causal_probes.hpp"
+#include "support/compare.hpp"
+#include "support/formulas.hpp"
+#include "support/problem_cases.hpp"
+#include "support/stage_runner.hpp"
+
+namespace psa::testing {
+namespace {
+
+constexpr float kInf = std::numeric_limits<float>::infinity();
+constexpr float kNan = std::numeric_limits<float>::quiet_NaN();
+
+DType probability_type(const core::Backend& backend, const ProblemShape& shape) {
+  const bool is_bf16 = shape.dtype_q == DType::kBF16 && shape.dtype_kv == DType::kBF16;
+  return is_bf16 && std::strcmp(backend.isa, "avx512_bf16") == 0 ? DType::kBF16 : DType::kF32;
+}
+
+Values lse_values(const ProblemShape& s, const AttentionResult& result) {
+  return values_of({s.batch, s.heads_q, s.len_q, 1}, result.lse);
+}
+
+class CpuRestProbes : public ::testing::TestWithParam<ProblemCase> {};
+
+TEST_P(CpuRestProbes, S25StaysInTheBudgetOfAttention) {
+  const core::Geometry g = GetParam().problem.geometry();
+  QkvTensors in = GetParam().make_inputs(95);
+  Pyramid pyramid = StageRunner(reference::backend(), g).pyramid(in.inputs());
+  for (const auto& levels : {random_levels(g, 96), uniform_levels(g, kBlockMean)}) {
+    const AttentionValues exact = exact_attention(g, in.inputs(), pyramid.levels(), levels);
+    for (const core::Backend& backend : cpu::all_backends()) {
+      SCOPED_TRACE(backend.isa);
+      const AttentionResult result =
+          StageRunner(backend, g, {.threads = 2}).attention(in.inputs(), pyramid, levels);
+      const AttentionValues plain = plain_attention(g, in.inputs(), pyramid.levels(), levels,
+                                                    probability_type(backend, g.shape));
+      EXPECT_TRUE(is_within_budget(values_of(result.out), plain.out, exact.out, 2e-6));
+      EXPECT_TRUE(is_within_budget(lse_values(g.shape, result), plain.lse, exact.lse, 4e-6));
+    }
+  }
+}
+
+TEST_P(CpuRestProbes, GivesTheSameBitsOnOneAndOnThreeThreads) {
+  const core::Geometry g = GetParam().problem.geometry();
+  QkvTensors in = GetParam().make_inputs(97);
+  Pyramid pyramid = StageRunner(reference::backend(), g).pyramid(in.inputs());
+  const std::vector<LevelCode> levels = random_levels(g, 98);
+  for (const core::Backend& backend : cpu::all_backends()) {
+    const auto one = StageRunner(backend, g).attention(in.inputs(), pyramid, levels);
+    const auto three =
+        StageRunner(backend, g, {.threads = 3}).attention(in.inputs(), pyramid, levels);
+    EXPECT_TRUE(one.out.buffer().has_same_bytes(three.out.buffer())) << backend.isa;
+    EXPECT_EQ(std::memcmp(one.lse.data(), three.lse.data(), one.lse.size() * sizeof(float)), 0)
+        << backend.isa;
+  }
+}
+
+INSTANTIATE_TEST_SUITE_P(Cases, CpuRestProbes, ::testing::ValuesIn(probed_cases()),
+                         [](const auto& tested) { return tested.param.name; });
+
+TEST(CausalRestProbes, S25RowsFollowProbesOfEarlierBlocksAlone) {
+  expect_rows_to_follow_earlier_probes(reference::backend(), DType::kF32);
+  for (const core::Backend& backend : cpu::all_backends()) {
+    expect_rows_to_follow_earlier_probes(backend, DType::kF32);
+  }
+}
+
+constexpr index_t kQueries = 1152;  // 9 probes
+
+/// Query blocks that read half of the KV blocks as means, and skip block 2 of 8.
+struct HalfRead {
+  Problem problem;
+  QkvTensors in;
+
+  explicit HalfRead(DType dtype) : problem(make_problem(dtype)), in(random_qkv(problem, 99)) {}
+
+  static Problem make_problem(DType dtype) {
+    Problem p;
+    p.shape = {1, 1, 1, kQueries, 128, 16, dtype, dtype, DType::kF32};
+    p.config.rest = Rest::kLinear;
+    return p;
+  }
+
+  [[nodiscard]] Tensor out(const core::Backend& backend) {
+    const core::Geometry g = problem.geometry();
+    std::vector<LevelCode> levels = uniform_levels(g, 1);
+    for (std::size_t j = 0; j < levels.size(); ++j) {
+      if (j % 2 == 0) levels[j] = j % 8 == 2 ? kSkip : kBlockMean;
+    }
+    const StageRunner runner(backend, g);
+    Pyramid pyramid = runner.pyramid(in.inputs());
+    return runner.attention(in.inputs(), pyramid, levels).out;
+  }
+};
+
+bool is_finite_row(const Tensor& out, index_t row) {
+  for (index_t c = 0; c < out.shape()[3]; ++c) {
+    if (!std::isfinite(out.get(0, 0, row, c))) return false;
+  }
+  return true;
+}
+
+TEST(CpuRestProbesNan, InAProbeStaysInItsRow) {
+  const index_t probe = semantics::probe_row(4, kQueries);
+  for (const DType dtype : {DType::kF32, DType::kBF16}) {
+    for (const core::Backend& backend : cpu::all_backends()) {
+      for (const float bad : {kNan, kInf}) {
+        HalfRead run(dtype);
+        run.in.q.set(0, 0, probe, 3, bad);
+        const Tensor out = run.out(backend);
+        for (index_t r = 0; r < kQueries; ++r) {
+          ASSERT_EQ(is_finite_row(out, r), r != probe) << backend.isa << " row " << r;
+        }
+      }
+    }
+  }
+}
+
+TEST(CpuRestProbesNan, InASkippedBlockLeavesAllRowsAlone) {
+  for (const DType dtype : {DType::kF32, DType::kBF16}) {
+    for (const core::Backend& backend : cpu::all_backends()) {
+      for (const bool is_key : {true, false}) {
+        HalfRead run(dtype);
+        (is_key ? run.in.k : run.in.v).set(0, 0, 40, 2, kNan);
+        const Tensor out = run.out(backend);
+        for (index_t r = 0; r < kQueries; ++r) {
+          ASSERT_TRUE(is_finite_row(out, r)) << backend.isa << " row " << r;
+        }
+      }
+    }
+  }
+}
+
+// Their products overflow, which leaves the masses of S-23 alone.
+TEST(CpuRestProbesNan, NeverComesFromFiniteNumbers) {
+  for (const core::Backend& backend : cpu::all_backends()) {
+    for (const float magnitude : {1e-38F, 1e10F, 1e19F, 1e25F, 3e37F}) {
+      HalfRead run(DType::kF32);
+      for (index_t l = 0; l < 128; ++l) {
+        run.in.k.set(0, 0, l, l % 16, l % 2 == 0 ? magnitude : -magnitude);
+        run.in.v.set(0, 0, l, l % 16, l % 3 == 0 ? magnitude : -magnitude);
+      }
+      const Tensor out = run.out(backend);
+      for (index_t r = 0; r < kQueries; ++r) {
+        ASSERT_TRUE(is_finite_row(out, r)) << backend.isa << " row " << r << " " << magnitude;
+      }
+    }
+  }
+}
+
+}  // namespace
+}  // namespace psa::testing
