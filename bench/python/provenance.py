@@ -5,14 +5,20 @@ import sys
 
 
 def commit():
-    """Of the working tree, with a mark where tracked files differ from it; nothing where there is
-    no git, as on machines that get a copy."""
+    """Of the working tree, with a mark where tracked files differ from it that are no results, which
+    a run may write one after the other; nothing where there is no git, as on machines that get a
+    copy."""
     try:
-        found = subprocess.run(["git", "describe", "--always", "--dirty", "--exclude", "*"],
-                               capture_output=True, text=True, check=False)
-    except OSError:
+        head = _git("rev-parse", "--short", "HEAD").strip()
+        changes = _git("status", "--porcelain", "--untracked-files=no", "--", ".",
+                       ":!bench/results", ":!docs")
+    except (OSError, subprocess.CalledProcessError):
         return ""
-    return found.stdout.strip()
+    return f"{head}-dirty" if changes else head
+
+
+def _git(*arguments):
+    return subprocess.run(["git", *arguments], capture_output=True, text=True, check=True).stdout
 
 
 def command():
