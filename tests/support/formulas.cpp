@@ -296,12 +296,10 @@ std::vector<Probe<Real>> probe_row(const Head<Real>& head, index_t r) {
   for (const auto& row : keys) weights.push_back(std::exp(logit(row) - largest));
   Probe<Real> probe{
       r, 0, 0, 0, std::vector<Real>(dim), std::vector<Real>(dim), std::vector<Real>(dim)};
-  std::vector<Real> rest(dim);
+  std::vector<Real> mean_weights;
   for (std::size_t j = 0; j < means.size(); ++j) {
-    if (!is_rest[j]) continue;
-    const Real p = std::exp(logit(means[j]) - largest);
-    probe.mass += p;
-    for (std::size_t c = 0; c < dim; ++c) rest[c] += p * (*means[j].v)[c];
+    mean_weights.push_back(is_rest[j] ? std::exp(logit(means[j]) - largest) : Real(0));
+    probe.mass += mean_weights[j];
   }
   const auto in_rest = [&](std::size_t key) { return is_rest[key / at(g.config.block_kv)]; };
   Real total = 0;
@@ -313,11 +311,17 @@ std::vector<Probe<Real>> probe_row(const Head<Real>& head, index_t r) {
   std::vector<Probe<Real>> probes;
   for (int rounding = 0; rounding <= (head.is_rounded() ? kRoundings : 0); ++rounding) {
     const Real unit = std::exp2(static_cast<Real>(rounding) / kRoundings);
+    const auto stored = [&](Real p) {
+      return rounding == 0 ? p : unit * rounded(p / unit, head.probabilities);
+    };
     std::vector<Real> all(dim);
     std::vector<Real> read(dim);
+    std::vector<Real> rest(dim);
+    for (std::size_t j = 0; j < means.size(); ++j) {
+      for (std::size_t c = 0; c < dim; ++c) rest[c] += stored(mean_weights[j]) * (*means[j].v)[c];
+    }
     for (std::size_t j = 0; j < keys.size(); ++j) {
-      const Real weight =
-          rounding == 0 ? weights[j] : unit * rounded(weights[j] / unit, head.probabilities);
+      const Real weight = stored(weights[j]);
       for (std::size_t c = 0; c < dim; ++c) {
         const Real part = weight * (*keys[j].v)[c];
         all[c] += part;
