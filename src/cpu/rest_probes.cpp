@@ -191,13 +191,7 @@ void sum_channels(const Pack& pack, int r, ProbeSums& sums) {
     const float y = sums.read_mass * (out[c] - out[dim + c]);
     const float x1 = pack.scratch.mean_values[r * dim + c] - out[c] * sums.rest_mass;
     const float x2 = sums.rest_mass * pack.scratch.terms[r * dim + c];
-    sums.oo += out[c] * out[c];
-    sums.yy += y * y;
-    sums.y1 += y * x1;
-    sums.y2 += y * x2;
-    sums.x11 += x1 * x1;
-    sums.x12 += x1 * x2;
-    sums.x22 += x2 * x2;
+    sums.add_channel(out[c], y, x1, x2);
   }
 }
 

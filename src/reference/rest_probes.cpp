@@ -46,13 +46,7 @@ semantics::ProbeSums<double> probe_sums(const ProbedRow& row, double scale) {
     const double y = out * read.mass - read.values[c];
     const double x1 = means.values[c] - out * means.mass;
     const double x2 = means.mass * row.term[c];
-    sums.oo += out * out;
-    sums.yy += y * y;
-    sums.y1 += y * x1;
-    sums.y2 += y * x2;
-    sums.x11 += x1 * x1;
-    sums.x12 += x1 * x2;
-    sums.x22 += x2 * x2;
+    sums.add_channel(out, y, x1, x2);
   }
   return sums;
 }

@@ -58,6 +58,17 @@ struct ProbeSums {
   Real yy, y1, y2, x11, x12, x22;  ///< products, summed over the channels
   Real oo;                         ///< square of the exact row
 
+  /// A channel of the exact row and of y, x1 and x2.
+  PSA_HD void add_channel(Real out, Real y, Real x1, Real x2) {
+    oo += out * out;
+    yy += y * y;
+    y1 += y * x1;
+    y2 += y * x2;
+    x11 += x1 * x1;
+    x12 += x1 * x2;
+    x22 += x2 * x2;
+  }
+
   [[nodiscard]] PSA_HD bool qualifies() const {
     return rest_mass > Real(0) && read_mass + rest_mass >= Real(0x1p-40) && is_finite_float(yy) &&
            is_finite_float(x11) && is_finite_float(x22) && is_finite_float(oo) &&

@@ -8,14 +8,13 @@
 
 #include <algorithm>
 #include <cmath>
-#include <cstring>
 #include <limits>
 #include <string>
 
 #include "cpu/backend.hpp"
 #include "reference/backend.hpp"
+#include "stages/cpu_attention_checks.hpp"
 #include "support/compare.hpp"
-#include "support/formulas.hpp"
 #include "support/problem_cases.hpp"
 #include "support/stage_runner.hpp"
 
@@ -26,30 +25,6 @@ constexpr float kInf = std::numeric_limits<float>::infinity();
 constexpr float kNan = std::numeric_limits<float>::quiet_NaN();
 
 /// What the probabilities are rounded to before they multiply the values.
-DType probability_type(const core::Backend& backend, const ProblemShape& shape) {
-  const bool is_bf16 = shape.dtype_q == DType::kBF16 && shape.dtype_kv == DType::kBF16;
-  return is_bf16 && std::strcmp(backend.isa, "avx512_bf16") == 0 ? DType::kBF16 : DType::kF32;
-}
-
-Values lse_values(const ProblemShape& s, const AttentionResult& result) {
-  return values_of({s.batch, s.heads_q, s.len_q, 1}, result.lse);
-}
-
-/// Every instruction set against the formula, on one level map.
-void expect_close_attention(const core::Geometry& g, const core::Inputs& inputs, Pyramid& pyramid,
-                            const std::vector<LevelCode>& levels) {
-  const AttentionValues exact = exact_attention(g, inputs, pyramid.levels(), levels);
-  for (const core::Backend& backend : cpu::all_backends()) {
-    SCOPED_TRACE(backend.isa);
-    const AttentionResult result =
-        StageRunner(backend, g, {.threads = 2}).attention(inputs, pyramid, levels);
-    const AttentionValues plain =
-        plain_attention(g, inputs, pyramid.levels(), levels, probability_type(backend, g.shape));
-    EXPECT_TRUE(is_within_budget(values_of(result.out), plain.out, exact.out, 2e-6));
-    EXPECT_TRUE(is_within_budget(lse_values(g.shape, result), plain.lse, exact.lse, 4e-6));
-  }
-}
-
 class CpuAttention : public ::testing::TestWithParam<ProblemCase> {};
 
 TEST_P(CpuAttention, MixesLevels) {
@@ -74,15 +49,7 @@ TEST_P(CpuAttention, GivesTheSameBitsOnAnyNumberOfThreads) {
   const core::Geometry g = GetParam().problem.geometry();
   QkvTensors tensors = GetParam().make_inputs(24);
   Pyramid pyramid = StageRunner(reference::backend(), g).pyramid(tensors.inputs());
-  const std::vector<LevelCode> levels = random_levels(g, 25);
-  for (const core::Backend& backend : cpu::all_backends()) {
-    const auto one = StageRunner(backend, g).attention(tensors.inputs(), pyramid, levels);
-    const auto four =
-        StageRunner(backend, g, {.threads = 4}).attention(tensors.inputs(), pyramid, levels);
-    EXPECT_TRUE(one.out.buffer().has_same_bytes(four.out.buffer())) << backend.isa;
-    EXPECT_EQ(std::memcmp(one.lse.data(), four.lse.data(), one.lse.size() * sizeof(float)), 0)
-        << backend.isa;
-  }
+  expect_same_bits_on_threads(g, tensors.inputs(), pyramid, random_levels(g, 25));
 }
 
 INSTANTIATE_TEST_SUITE_P(Cases, CpuAttention, ::testing::ValuesIn(problem_cases()),

@@ -6,14 +6,12 @@
 #include <gtest/gtest.h>
 
 #include <cmath>
-#include <cstring>
 #include <limits>
 #include <vector>
 
 #include "cpu/backend.hpp"
 #include "reference/backend.hpp"
-#include "support/compare.hpp"
-#include "support/formulas.hpp"
+#include "stages/cpu_attention_checks.hpp"
 #include "support/problem_cases.hpp"
 #include "support/stage_runner.hpp"
 
@@ -28,48 +26,21 @@ core::Geometry linear_geometry(Problem problem) {
   return problem.geometry();
 }
 
-DType probability_type(const core::Backend& backend, const ProblemShape& shape) {
-  const bool is_bf16 = shape.dtype_q == DType::kBF16 && shape.dtype_kv == DType::kBF16;
-  return is_bf16 && std::strcmp(backend.isa, "avx512_bf16") == 0 ? DType::kBF16 : DType::kF32;
-}
-
-Values lse_values(const ProblemShape& s, const AttentionResult& result) {
-  return values_of({s.batch, s.heads_q, s.len_q, 1}, result.lse);
-}
-
 class CpuFirstOrder : public ::testing::TestWithParam<ProblemCase> {};
 
 TEST_P(CpuFirstOrder, S23StaysInTheBudgetOfAttention) {
   const core::Geometry g = linear_geometry(GetParam().problem);
   QkvTensors in = GetParam().make_inputs(61);
   Pyramid pyramid = StageRunner(reference::backend(), g).pyramid(in.inputs());
-  for (const auto& levels : {random_levels(g, 62), uniform_levels(g, kBlockMean)}) {
-    const AttentionValues exact = exact_attention(g, in.inputs(), pyramid.levels(), levels);
-    for (const core::Backend& backend : cpu::all_backends()) {
-      SCOPED_TRACE(backend.isa);
-      const AttentionResult result =
-          StageRunner(backend, g, {.threads = 2}).attention(in.inputs(), pyramid, levels);
-      const AttentionValues plain = plain_attention(g, in.inputs(), pyramid.levels(), levels,
-                                                    probability_type(backend, g.shape));
-      EXPECT_TRUE(is_within_budget(values_of(result.out), plain.out, exact.out, 2e-6));
-      EXPECT_TRUE(is_within_budget(lse_values(g.shape, result), plain.lse, exact.lse, 4e-6));
-    }
-  }
+  expect_close_attention(g, in.inputs(), pyramid, random_levels(g, 62));
+  expect_close_attention(g, in.inputs(), pyramid, uniform_levels(g, kBlockMean));
 }
 
-TEST_P(CpuFirstOrder, GivesTheSameBitsOnOneAndOnThreeThreads) {
+TEST_P(CpuFirstOrder, GivesTheSameBitsOnAnyNumberOfThreads) {
   const core::Geometry g = linear_geometry(GetParam().problem);
   QkvTensors in = GetParam().make_inputs(63);
   Pyramid pyramid = StageRunner(reference::backend(), g).pyramid(in.inputs());
-  const std::vector<LevelCode> levels = random_levels(g, 64);
-  for (const core::Backend& backend : cpu::all_backends()) {
-    const auto one = StageRunner(backend, g).attention(in.inputs(), pyramid, levels);
-    const auto three =
-        StageRunner(backend, g, {.threads = 3}).attention(in.inputs(), pyramid, levels);
-    EXPECT_TRUE(one.out.buffer().has_same_bytes(three.out.buffer())) << backend.isa;
-    EXPECT_EQ(std::memcmp(one.lse.data(), three.lse.data(), one.lse.size() * sizeof(float)), 0)
-        << backend.isa;
-  }
+  expect_same_bits_on_threads(g, in.inputs(), pyramid, random_levels(g, 64));
 }
 
 INSTANTIATE_TEST_SUITE_P(Cases, CpuFirstOrder, ::testing::ValuesIn(problem_cases()),

@@ -115,13 +115,7 @@ struct ProbeRow {
       const float y = out * read_mass - read;
       const float x1 = mean - out * rest_mass;
       const float x2 = rest_mass * multiply_map(q, channel);
-      sums.oo = fmaf(out, out, sums.oo);
-      sums.yy = fmaf(y, y, sums.yy);
-      sums.y1 = fmaf(y, x1, sums.y1);
-      sums.y2 = fmaf(y, x2, sums.y2);
-      sums.x11 = fmaf(x1, x1, sums.x11);
-      sums.x12 = fmaf(x1, x2, sums.x12);
-      sums.x22 = fmaf(x2, x2, sums.x22);
+      sums.add_channel(out, y, x1, x2);
     }
     for (float* sum : {&sums.yy, &sums.y1, &sums.y2, &sums.x11, &sums.x12, &sums.x22, &sums.oo}) {
       *sum = warp_sum(*sum);
