@@ -145,6 +145,47 @@ TEST_F(CudaRestProbes, ServeKeyLengthsAndOrders) {
                          random_levels(linear_geometry(c.problem), 81));
 }
 
+/// The first `heads_kv` heads of k and v, and the queries that read them.
+QkvTensors first_heads(const QkvTensors& from, const Problem& problem) {
+  QkvTensors to = random_qkv(problem, 1);
+  const auto copy = [](Tensor& tensor, const Tensor& source) {
+    const auto& shape = tensor.shape();
+    for (index_t h = 0; h < shape[1]; ++h) {
+      for (index_t l = 0; l < shape[2]; ++l) {
+        for (index_t c = 0; c < shape[3]; ++c) tensor.set(0, h, l, c, source.get(0, h, l, c));
+      }
+    }
+  };
+  copy(to.q, from.q);
+  copy(to.k, from.k);
+  copy(to.v, from.v);
+  return to;
+}
+
+// Devices may share out the heads of a call.
+TEST_F(CudaRestProbes, GiveAHeadTheSameBitsWhateverHeadsThereAre) {
+  const Problem many = make_problem({6, 3, 1300, 2100, 64}, {128, 64});
+  const Problem few = make_problem({2, 1, 1300, 2100, 64}, {128, 64});
+  QkvTensors all = random_qkv(many, 83);
+  QkvTensors some = first_heads(all, few);
+  const auto attend = [](const core::Backend& backend, const Problem& problem, QkvTensors& in) {
+    const core::Geometry g = linear_geometry(problem);
+    std::vector<LevelCode> levels = uniform_levels(g, kBlockMean);
+    for (std::size_t j = 0; j < levels.size(); j += 5) levels[j] = 1;
+    const StageRunner runner(backend, g);
+    Pyramid pyramid = runner.pyramid(in.inputs());
+    return runner.attention(in.inputs(), pyramid, levels);
+  };
+  for (const core::Backend* backend : cuda_backends(linear_geometry(many))) {
+    SCOPED_TRACE(backend->isa);
+    const AttentionResult with_others = attend(*backend, many, all);
+    const AttentionResult alone = attend(*backend, few, some);
+    for (std::size_t r = 0; r < alone.lse.size(); ++r) {
+      ASSERT_EQ(alone.lse[r], with_others.lse[r]) << r;
+    }
+  }
+}
+
 TEST_F(CudaRestProbes, S25RowsFollowProbesOfEarlierBlocksAlone) {
   for (const DType dtype : {DType::kF16, DType::kBF16}) {
     for (const core::Backend* backend : cuda_backends(CausalProbes(dtype).problem.geometry())) {

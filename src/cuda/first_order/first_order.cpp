@@ -10,13 +10,14 @@ constexpr index_t kElementBytes = 2;  // backend.cu: all tensors are f16 or bf16
 
 index_t up_to_8(index_t count) { return semantics::ceil_div(count, 8) * 8; }
 
-// Of probe_keys: chunks of keys per head, few enough for a lane each with that of the means.
-constexpr index_t kMostChunks = 31;
-constexpr index_t kProbeCtas = 264;  // two for each multiprocessor of an H100
+// Of probe_keys: chunks of keys per head. Not by the number of heads: a head has the same bits
+// whatever heads it is computed with, so that devices may share them out. With a CTA for the means
+// 12 heads fill the 264 places of an H100 in one wave, 24 in two.
+constexpr index_t kMostChunks = 21;  // fewer than the lanes of a warp (rest_factors.cu)
+constexpr index_t kKeysPerChunk = 512;
 
-index_t probe_chunks(index_t heads) {
-  const index_t ctas = kProbeCtas / heads - 1;  // less that of the means: one wave
-  return semantics::min_of(kMostChunks, semantics::max_of(ctas, 1));
+index_t probe_chunks(index_t len_kv) {
+  return semantics::max_of(semantics::min_of(kMostChunks, len_kv / kKeysPerChunk), 1);
 }
 
 std::size_t bytes_of(const core::Geometry& g, int heads) {
@@ -38,7 +39,7 @@ FirstOrder carve_first_order(const core::Geometry& g, HeadRange heads, std::byte
   const index_t heads_q = heads.count * g.heads_per_kv();
   const index_t logits = q_blocks * g.num_kv_blocks;
   const bool has_probes = semantics::probe_count(shape.len_q) > 0;
-  const index_t chunks = has_probes ? probe_chunks(heads_q) : 0;
+  const index_t chunks = has_probes ? probe_chunks(shape.len_kv) : 0;
   const index_t probe_rows = has_probes ? (chunks + 1) * heads_q * semantics::kMostProbes : 0;
   const index_t probe_floats = probe_rows * (4 + 2 * row);
   core::Ledger ledger(work);
