@@ -4,7 +4,9 @@
 // Factors of the rest, fitted to exact rows (docs/semantics.md S-25): which rows of a head are
 // probes, and what their sums say of the mass and of the first-order term of unread blocks.
 
+#include <array>
 #include <cmath>
+#include <cstddef>
 #include <cstdint>
 
 #include "semantics/blocks.hpp"
@@ -87,6 +89,10 @@ inline constexpr int kFirstStep = -10;
 inline constexpr int kLastStep = 4;
 inline constexpr int kMostSlope = 4;
 
+// Errors are taken at the neighbours of the first and the last step too.
+inline constexpr int kFirstError = kFirstStep - 1;
+inline constexpr int kErrors = kLastStep + 1 - kFirstError + 1;
+
 /// Errors below the rounding of 16-bit storage, here squared, must not choose mu: where the rest
 /// has no error at all, only rounding would.
 inline constexpr double kRoundingFloor = 0x1p-16;
@@ -141,11 +147,6 @@ struct RestFit {
     return error * (Real(1) + Real(2) / t.rows * square) + Real(kRoundingFloor) * t.oo * square;
   }
 
-  [[nodiscard]] PSA_HD Real error_at(int step) const {
-    const auto mass = static_cast<Real>(mass_at(step));
-    return error_of(terms_at(mass), mass);
-  }
-
   /// Where the parabola through the errors at step - 1, step and step + 1 is least, `step` being
   /// the best of all. It goes over steadily to the neighbour's.
   [[nodiscard]] static PSA_HD Real vertex(int step, Real before, Real at, Real after) {
@@ -157,15 +158,21 @@ struct RestFit {
     return static_cast<Real>(step) + std::fmin(std::fmax(offset, least), most);
   }
 
+  /// The vertex of the best step, the one at 0 among equals; errors[i] is that at step
+  /// kFirstError + i.
+  [[nodiscard]] static PSA_HD Real best_vertex(const Real* errors) {
+    int best = 0;
+    for (int step = kFirstStep; step <= kLastStep; ++step) {
+      if (errors[step - kFirstError] < errors[best - kFirstError]) best = step;
+    }
+    const Real* at = errors + best - kFirstError;
+    return vertex(best, at[-1], at[0], at[1]);
+  }
+
   /// The factors at a vertex. 1 where too few rows qualify.
   [[nodiscard]] static PSA_HD RestFactors<Real> factors_of(const Terms& t, Real mass) {
     if (t.rows < static_cast<Real>(kFewestProbes)) return {};
     return {mass, slope_of(t, mass)};
-  }
-
-  [[nodiscard]] PSA_HD RestFactors<Real> factors_at(Real vertex_step) const {
-    const auto mass = static_cast<Real>(mass_at(static_cast<double>(vertex_step)));
-    return factors_of(terms_at(mass), mass);
   }
 };
 
@@ -173,16 +180,14 @@ struct RestFit {
 template <typename Real>
 RestFactors<Real> fit_rest(const ProbeSums<Real>* probes, index_t count) {
   const RestFit<Real> fit{probes, count};
-  int best = 0;
-  Real least = fit.error_at(best);
-  for (int step = kFirstStep; step <= kLastStep; ++step) {
-    const Real error = fit.error_at(step);
-    if (!(error < least)) continue;
-    least = error;
-    best = step;
+  std::array<Real, kErrors> errors{};
+  for (int i = 0; i < kErrors; ++i) {
+    const auto mass = static_cast<Real>(mass_at(kFirstError + i));
+    errors[static_cast<std::size_t>(i)] = fit.error_of(fit.terms_at(mass), mass);
   }
-  return fit.factors_at(
-      RestFit<Real>::vertex(best, fit.error_at(best - 1), least, fit.error_at(best + 1)));
+  const Real step = fit.best_vertex(errors.data());
+  const auto mass = static_cast<Real>(mass_at(static_cast<double>(step)));
+  return fit.factors_of(fit.terms_at(mass), mass);
 }
 
 }  // namespace psa::semantics

@@ -3,6 +3,8 @@
 // rest = linear on a device (S-23): attention with the first-order term of every kernel, in the
 // budget of the attention stage, and inputs that are not finite.
 
+#include "cuda/first_order/first_order.hpp"
+
 #include <gtest/gtest.h>
 
 #include <cmath>
@@ -162,9 +164,23 @@ QkvTensors first_heads(const QkvTensors& from, const Problem& problem) {
   return to;
 }
 
-// Devices may share out the heads of a call.
+// Devices may share out the heads of a call: its probes are summed in chunks that do not depend on
+// their number.
+TEST(RestProbeChunks, DoNotDependOnTheNumberOfHeads) {
+  const auto chunks = [](index_t len_kv, int heads) {
+    const core::Geometry g = linear_geometry(make_problem({48, 48, 1024, len_kv, 64}, {128, 64}));
+    return cuda::carve_first_order(g, {0, heads}, nullptr, nullptr).probe.chunks;
+  };
+  EXPECT_EQ(chunks(200, 1), 1);
+  EXPECT_EQ(chunks(2100, 1), 4);
+  EXPECT_EQ(chunks(75600, 1), 21);
+  for (const index_t len_kv : {200, 2100, 75600}) {
+    for (const int heads : {2, 12, 48}) EXPECT_EQ(chunks(len_kv, heads), chunks(len_kv, 1));
+  }
+}
+
 TEST_F(CudaRestProbes, GiveAHeadTheSameBitsWhateverHeadsThereAre) {
-  const Problem many = make_problem({6, 3, 1300, 2100, 64}, {128, 64});
+  const Problem many = make_problem({20, 10, 1300, 2100, 64}, {128, 64});
   const Problem few = make_problem({2, 1, 1300, 2100, 64}, {128, 64});
   QkvTensors all = random_qkv(many, 83);
   QkvTensors some = first_heads(all, few);
@@ -218,13 +234,6 @@ struct RestOnly {
     return runner.attention(in.inputs(), pyramid, levels).out;
   }
 };
-
-bool is_finite_row(const Tensor& out, index_t row) {
-  for (index_t c = 0; c < out.shape()[3]; ++c) {
-    if (!std::isfinite(out.get(0, 0, row, c))) return false;
-  }
-  return true;
-}
 
 TEST_F(CudaFirstOrderNan, InAQueryStaysInItsRow) {
   for (const DType dtype : {DType::kF16, DType::kBF16}) {

@@ -12,6 +12,7 @@
 #include "cpu/backend.hpp"
 #include "reference/backend.hpp"
 #include "stages/cpu_attention_checks.hpp"
+#include "support/compare.hpp"
 #include "support/problem_cases.hpp"
 #include "support/stage_runner.hpp"
 
@@ -69,13 +70,6 @@ struct RestOnly {
     return runner.attention(in.inputs(), pyramid, levels).out;
   }
 };
-
-bool is_finite_row(const Tensor& out, index_t row) {
-  for (index_t c = 0; c < out.shape()[3]; ++c) {
-    if (!std::isfinite(out.get(0, 0, row, c))) return false;
-  }
-  return true;
-}
 
 // S-23: a row that is not finite is left out of the map of its block.
 TEST(CpuFirstOrderNan, InAQueryStaysInItsRow) {

@@ -6,7 +6,6 @@
 
 #include <gtest/gtest.h>
 
-#include <cmath>
 #include <limits>
 #include <vector>
 
@@ -15,6 +14,7 @@
 #include "semantics/rest_probes.hpp"
 #include "stages/cpu_attention_checks.hpp"
 #include "support/causal_probes.hpp"
+#include "support/compare.hpp"
 #include "support/problem_cases.hpp"
 #include "support/stage_runner.hpp"
 
@@ -78,13 +78,6 @@ struct HalfRead {
     return runner.attention(in.inputs(), pyramid, levels).out;
   }
 };
-
-bool is_finite_row(const Tensor& out, index_t row) {
-  for (index_t c = 0; c < out.shape()[3]; ++c) {
-    if (!std::isfinite(out.get(0, 0, row, c))) return false;
-  }
-  return true;
-}
 
 TEST(CpuRestProbesNan, InAProbeStaysInItsRow) {
   const index_t probe = semantics::probe_row(4, kQueries);

@@ -6,7 +6,6 @@
 #include <gtest/gtest.h>
 
 #include <array>
-#include <cmath>
 #include <limits>
 #include <utility>
 
@@ -121,13 +120,6 @@ TEST(ReferenceRestProbesError, S25IsFarSmallerWhereMassesAreWrong) {
   }
   const auto [unprobed, probed] = errors(kFlat);  // nothing to mend: 9 rows mislead a little
   EXPECT_LT(probed, 1.2 * unprobed);
-}
-
-bool is_finite_row(const Tensor& out, index_t row) {
-  for (index_t c = 0; c < out.shape()[3]; ++c) {
-    if (!std::isfinite(out.get(0, 0, row, c))) return false;
-  }
-  return true;
 }
 
 TEST(ReferenceRestProbesNan, InAProbeStaysInItsRow) {

@@ -75,6 +75,13 @@ Values values_of(const Tensor& tensor) {
   return values;
 }
 
+bool is_finite_row(const Tensor& out, index_t row) {
+  for (index_t c = 0; c < out.shape()[3]; ++c) {
+    if (!std::isfinite(out.get(0, 0, row, c))) return false;
+  }
+  return true;
+}
+
 Values values_of(const Shape& shape, const std::vector<float>& data) {
   return {shape, {data.begin(), data.end()}};
 }

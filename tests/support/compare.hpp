@@ -22,6 +22,9 @@ struct Values {
 [[nodiscard]] Values values_of(const Tensor& tensor);
 [[nodiscard]] Values values_of(const Shape& shape, const std::vector<float>& data);
 
+/// Whether all channels of a row of the first head are finite.
+[[nodiscard]] bool is_finite_row(const Tensor& out, index_t row);
+
 /// The values as `dtype` stores them.
 [[nodiscard]] Values rounded_to(const Values& values, DType dtype);
 

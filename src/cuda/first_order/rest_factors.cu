@@ -140,8 +140,6 @@ __global__ void __launch_bounds__(32 * kSumWarps)
 // ---- factors ------------------------------------------------------------------------------------
 
 using Fit = semantics::RestFit<float>;
-constexpr int kFirstStep = semantics::kFirstStep - 1;  // neighbours of the first and the last one
-constexpr int kSteps = semantics::kLastStep + 1 - kFirstStep + 1;
 
 /// Where the factors are that the first `count` probes of a head give; not fewer than
 /// kFewestProbes.
@@ -160,25 +158,21 @@ __device__ Fit::Terms fit_terms(const ProbeParams& p, int head, int count, float
   return t;
 }
 
-/// A CTA per head and number of probes, the most first; a warp per step.
-__global__ void __launch_bounds__(32 * kSteps) fit_factors(const __grid_constant__ ProbeParams p) {
-  __shared__ float errors[kSteps];
+/// A CTA per head and number of probes, the most first; a warp per error.
+__global__ void __launch_bounds__(32 * semantics::kErrors)
+    fit_factors(const __grid_constant__ ProbeParams p) {
+  __shared__ float errors[semantics::kErrors];
   const auto head = static_cast<int>(blockIdx.x);
   const int count = p.probes - static_cast<int>(blockIdx.y);
   const int warp = static_cast<int>(threadIdx.x) / 32;
   const auto mass_of = [](float step) {
     return static_cast<float>(semantics::mass_at(static_cast<double>(step)));
   };
-  const float mass = mass_of(static_cast<float>(kFirstStep + warp));
+  const float mass = mass_of(static_cast<float>(semantics::kFirstError + warp));
   errors[warp] = Fit::error_of(fit_terms(p, head, count, mass), mass);
   __syncthreads();
   if (warp > 0) return;
-  int best = 0;
-  for (int step = semantics::kFirstStep; step <= semantics::kLastStep; ++step) {
-    if (errors[step - kFirstStep] < errors[best - kFirstStep]) best = step;
-  }
-  const float* at = errors + best - kFirstStep;
-  const float best_mass = mass_of(Fit::vertex(best, at[-1], at[0], at[1]));
+  const float best_mass = mass_of(Fit::best_vertex(errors));
   const Fit::Terms terms = fit_terms(p, head, count, best_mass);
   if (threadIdx.x == 0) *factors_of(p, head, count) = Fit::factors_of(terms, best_mass);
 }
@@ -219,7 +213,7 @@ void launch(const ProbeParams& p, unsigned int heads, cudaStream_t stream) {
   check_launch("probe_sums");
   const unsigned int fits =  // of a causal call every number of probes that tells a factor
       p.call.is_causal ? static_cast<unsigned>(p.probes - semantics::kFewestProbes + 1) : 1;
-  fit_factors<<<dim3(heads, fits), 32 * kSteps, 0, stream>>>(p);
+  fit_factors<<<dim3(heads, fits), 32 * semantics::kErrors, 0, stream>>>(p);
   check_launch("fit_factors");
   const index_t blocks = index_t{heads} * p.call.num_q_blocks;
   scale_rest<<<grid_of(semantics::ceil_div(blocks, kScaleWarps)), 32 * kScaleWarps, 0, stream>>>(p);
