@@ -51,7 +51,8 @@ def test_noise_is_normal():
 
 def test_one_step_is_close_to_dense():
     pipe = shapes.load()
-    latents = torch.randn(1, 3, 4, 64, 64, generator=torch.Generator().manual_seed(0))
+    # With 4 frames, far from the 16 of the training, this model now and then makes much of little.
+    latents = torch.randn(1, 3, 8, 64, 64, generator=torch.Generator().manual_seed(0))
     inputs = (latents, torch.tensor([900.0]), shapes.encode(PROMPT))
     with torch.no_grad():
         dense = pipe.transformer(*inputs).sample
@@ -60,9 +61,9 @@ def test_one_step_is_close_to_dense():
         report = psa.summary(pipe)
         psa.disable(pipe)
         assert torch.equal(pipe.transformer(*inputs).sample, dense)
-    assert report.density < 0.2
-    assert 1e-3 < relative_l2(sparse, dense) < 0.06
-    assert 1e-3 < sum(row.error for row in report.rows) / len(report.rows) < 0.15
+    assert report.density < 0.11
+    assert 1e-3 < relative_l2(sparse, dense) < 0.03
+    assert 1e-3 < sum(row.error for row in report.rows) / len(report.rows) < 0.08
 
 
 @pytest.mark.parametrize(
