@@ -1,5 +1,5 @@
 // SPDX-License-Identifier: Apache-2.0
-// Parts of psa tune that need no model: targets, prompts, the price of a warm-up, folders.
+// Parts of psa tune that need no model: targets, budgets, prompts, the price of a warm-up, folders.
 #include <gmock/gmock.h>
 #include <gtest/gtest.h>
 
@@ -10,6 +10,7 @@
 #include "engine/tensors/atomic_file.hpp"
 #include "psa/error.hpp"
 #include "temporary_folder.hpp"
+#include "tuning_budgets.hpp"
 #include "tuning_prompts.hpp"
 #include "tuning_target.hpp"
 #include "tuning_videos.hpp"
@@ -46,6 +47,58 @@ TEST(TuneTarget, OutOfRangeIsRefusedWithWhatWasGiven) {
     EXPECT_THAT(error_of([&] { static_cast<void>(parse_target(text)); }), HasSubstr("--target"))
         << text;
   }
+}
+
+/// Of one layer; `captures`: errors of each, [density][head].
+Ladder ladder_of(Rest rest, const std::vector<double>& densities,
+                 const std::vector<std::vector<std::vector<double>>>& captures) {
+  Ladder ladder;
+  ladder.candidate.config.rest = rest;
+  ladder.candidate.config.num_levels = 1;
+  ladder.wanted = densities;
+  for (const double density : densities) ladder.measured.emplace_back().add(density);
+  for (const auto& errors : captures) ladder.captures.push_back({0, errors});
+  return ladder;
+}
+
+std::vector<double> densities_of(const Budgets& budgets) {
+  std::vector<double> densities;
+  for (const HeadBudget& head : budgets.heads) densities.push_back(head.expected_density);
+  return densities;
+}
+
+TEST(TuningBudgets, NoHeadLosesMoreThanBinaryBlocksOnAnyCapture) {
+  const std::vector<double> densities{.1, .2, .3};
+  const std::vector<std::vector<double>> errors{{.10, .8}, {.05, .4}, {.02, .1}};
+  const std::vector<std::vector<double>> poor{{.20, .9}, {.15, .9}, {.11, .9}};
+  const std::vector<std::vector<double>> good{{.20, .9}, {.04, .8}, {.03, .7}};
+  const auto near = [](double x) { return testing::DoubleNear(x, 1e-9); };
+  TuningSearch search;
+  search.finalists = {ladder_of(Rest::kLinear, densities, {errors, errors})};
+  EXPECT_THAT(densities_of(budgets_of_density(search, .2)), ElementsAre(near(.1), near(.3)));
+  search.binary = ladder_of(Rest::kSkip, densities, {poor, good});
+  // Head 0 may lose .04 + .0025, which it does a quarter of the way from .2 to .3.
+  EXPECT_THAT(densities_of(budgets_of_density(search, .2)), ElementsAre(near(.225), near(.175)));
+  const Budgets free = budgets_of_error(search, .2);
+  EXPECT_GT(densities_of(free)[0], .1);
+  EXPECT_LE(free.predicted_error, .2 + 1e-9);
+  search.binary = ladder_of(Rest::kSkip, densities, {poor, poor});
+  EXPECT_THAT(densities_of(budgets_of_density(search, .2)), ElementsAre(near(.1), near(.3)));
+  // What reads blocks alone is not held to itself.
+  search.binary = search.finalists[0];
+  search.finalists[0].candidate.config.rest = Rest::kSkip;
+  EXPECT_THAT(densities_of(budgets_of_density(search, .2)), ElementsAre(near(.1), near(.3)));
+}
+
+TEST(TuningBudgets, AllHeadsMayLoseMoreWhereTheDensityIsTooSmall) {
+  const std::vector<double> densities{.1, .2};
+  TuningSearch search;
+  search.finalists = {ladder_of(Rest::kLinear, densities, {{{.3, .3, .002}, {.1, .1, .001}}})};
+  search.binary = ladder_of(Rest::kSkip, densities, {{{.1, .1, .3}, {.05, .05, .3}}});
+  const Budgets budgets = budgets_of_density(search, .15);
+  EXPECT_NEAR(budgets.predicted_density, .15, 1e-9);
+  EXPECT_NEAR(densities_of(budgets)[0], densities_of(budgets)[1], .03);
+  EXPECT_NEAR(densities_of(budgets)[2], .1, 1e-9);
 }
 
 TEST(DensityAfterWarmup, MakesTheMeanOfAllSteps) {

@@ -132,6 +132,31 @@ TEST(DensityAllocation, EqualGainsGoToTheFirstCurve) {
               ElementsAre(DoubleNear(.2, 1e-12), DoubleNear(.1, 1e-12), DoubleNear(.1, 1e-12)));
 }
 
+TEST(DensityAllocation, EveryCurveGetsWhatItIsToHaveAtLeast) {
+  const std::vector<ErrorCurve> curves{{{.1, 1}, {.2, .9}, {.3, .9}},
+                                       {{.1, 10}, {.2, 1}, {.3, .5}}};
+  const std::vector<double> least{.15, .05};
+  const Allocation spent = allocate_density(curves, .15, least);
+  EXPECT_THAT(spent.density, ElementsAre(DoubleNear(.15, 1e-12), DoubleNear(.15, 1e-12)));
+  EXPECT_NEAR(spent.mean_squared_error, (.95 + 5.5) / 2, 1e-12);
+  const Allocation asked = allocate_error(curves, spent.mean_squared_error, least);
+  EXPECT_THAT(asked.density, Pointwise(DoubleNear(1e-9), spent.density));
+  // Also where it does not help.
+  EXPECT_THAT(allocate_density(curves, .25, std::vector{.29, .1}).density,
+              ElementsAre(DoubleNear(.29, 1e-12), DoubleNear(.21, 1e-12)));
+}
+
+TEST(DensityAllocation, RefusesLeastDensitiesThatDoNotFit) {
+  const std::vector<ErrorCurve> curves(2, ErrorCurve{{.1, 1}, {.2, .5}});
+  const auto refused = [&](const std::vector<double>& least) {
+    return error_text(Status::kInvalidArgument,
+                      [&] { static_cast<void>(allocate_density(curves, .15, least)); });
+  };
+  EXPECT_THAT(refused({.2, .12}), AllOf(HasSubstr("0.15"), HasSubstr("0.16")));
+  EXPECT_THAT(refused({.1}), AllOf(HasSubstr("least has 1 "), HasSubstr("2 curves")));
+  EXPECT_THAT(refused({.1, -1}), HasSubstr("-1"));
+}
+
 TEST(DensityAllocation, RefusesWhatCannotBeMet) {
   const std::vector<ErrorCurve> curves{{{.1, 1}, {.2, .5}}};
   EXPECT_THAT(refusal(curves, .05), AllOf(HasSubstr("0.05"), HasSubstr("0.1")));

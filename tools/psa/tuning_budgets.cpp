@@ -4,9 +4,11 @@
 #include <algorithm>
 #include <cmath>
 #include <cstddef>
+#include <map>
 #include <span>
 #include <string>
 #include <utility>
+#include <vector>
 
 #include "psa/error.hpp"
 #include "psa/presets.hpp"
@@ -14,26 +16,96 @@
 namespace psa::cli {
 namespace {
 
+/// What a head may lose more than binary blocks: half of .005, since it is on other tensors that it
+/// must not lose more than that.
+constexpr double kTolerance = 0.0025;
+
 /// With the digits that the configuration file gives it.
 double readable(double density) {
   constexpr double kDigits = 1e4;
   return std::round(density * kDigits) / kDigits;
 }
 
+/// The captures of each layer.
+std::map<std::optional<index_t>, std::vector<std::size_t>> captures_of_layers(
+    const Ladder& ladder) {
+  std::map<std::optional<index_t>, std::vector<std::size_t>> layers;
+  for (std::size_t c = 0; c < ladder.captures.size(); ++c) {
+    layers[ladder.captures[c].layer].push_back(c);
+  }
+  return layers;
+}
+
 /// The curve of each head, layer by layer; dense attention, without an error, is its end.
 std::vector<LayerCurves> curves_of(const Ladder& ladder) {
   std::vector<LayerCurves> all;
-  for (const auto& [layer, rungs] : ladder.squared) {
-    LayerCurves curves{layer, std::vector<engine::ErrorCurve>(rungs.front().size())};
-    for (std::size_t h = 0; h < curves.heads.size(); ++h) {
-      for (std::size_t i = 0; i < rungs.size(); ++i) {
-        curves.heads[h].push_back({ladder.measured[i].value(), rungs[i][h].value()});
+  const std::size_t heads = ladder.captures.front().errors.front().size();
+  for (const auto& [layer, captures] : captures_of_layers(ladder)) {
+    LayerCurves curves{layer, std::vector<engine::ErrorCurve>(heads)};
+    for (std::size_t h = 0; h < heads; ++h) {
+      for (std::size_t i = 0; i < ladder.wanted.size(); ++i) {
+        Mean squared;
+        for (const std::size_t c : captures) {
+          const double error = ladder.captures[c].errors[i][h];
+          squared.add(error * error);
+        }
+        curves.heads[h].push_back({ladder.measured[i].value(), squared.value()});
       }
       curves.heads[h].push_back({1, 0});
     }
     all.push_back(std::move(curves));
   }
   return all;
+}
+
+/// Densities and errors of a head of a capture, up to dense attention.
+struct HeadErrors {
+  HeadErrors(const Ladder& ladder, std::size_t capture, std::size_t head) {
+    for (std::size_t i = 0; i < ladder.wanted.size(); ++i) {
+      densities.push_back(ladder.measured[i].value());
+      errors.push_back(ladder.captures[capture].errors[i][head]);
+    }
+    densities.push_back(1);
+    errors.push_back(0);
+  }
+
+  [[nodiscard]] double error_at(double density) const {
+    std::size_t i = 0;
+    while (i + 1 < densities.size() && densities[i] < density) ++i;
+    if (i == 0) return errors.front();
+    const double part = (density - densities[i - 1]) / (densities[i] - densities[i - 1]);
+    return errors[i - 1] + part * (errors[i] - errors[i - 1]);
+  }
+
+  /// The least density with an error of at most `error`.
+  [[nodiscard]] double density_for(double error) const {
+    std::size_t i = 0;
+    while (errors[i] > error) ++i;  // up to the 0 of dense attention
+    if (i == 0) return densities.front();
+    const double part = (errors[i - 1] - error) / (errors[i - 1] - errors[i]);
+    return densities[i - 1] + part * (densities[i] - densities[i - 1]);
+  }
+
+  std::vector<double> densities, errors;
+};
+
+/// For each unit of a layer's heads, the least density at which no head of it loses `tolerance`
+/// more than binary blocks do at `density`, on any capture.
+std::vector<double> floors_of(const Ladder& ladder, const Ladder& binary, std::size_t together,
+                              double density, double tolerance) {
+  std::vector<double> floors;
+  const std::size_t heads = ladder.captures.front().errors.front().size();
+  for (const auto& [layer, captures] : captures_of_layers(ladder)) {
+    for (std::size_t h = 0; h < heads; ++h) {
+      if (h % together == 0) floors.push_back(0);
+      for (const std::size_t c : captures) {
+        const double allowed = HeadErrors(binary, c, h).error_at(density) + tolerance;
+        const double least = HeadErrors(ladder, c, h).density_for(allowed);
+        floors.back() = std::max(floors.back(), least);
+      }
+    }
+  }
+  return floors;
 }
 
 /// The density to ask for in order to get `density`.
@@ -53,6 +125,12 @@ double wanted_for(const Ladder& ladder, double density) {
     wanted_from = wanted_to;
   }
   return 1;
+}
+
+double mean_of(std::span<const double> numbers) {
+  Mean mean;
+  for (const double number : numbers) mean.add(number);
+  return mean.value();
 }
 
 /// The mean of curves over the same densities.
@@ -80,9 +158,11 @@ struct Solution {
   engine::Allocation allocation;  ///< of each level map of each layer
 };
 
-/// Allocates by the curves of a finalist, of which heads with one level map have one together.
+/// Allocates by the curves of a finalist, of which heads with one level map have one together:
+/// `allocate` gets these and what gives the floors at a density.
 template <typename Allocate>
-Solution solve(const Ladder& ladder, std::size_t together, const Allocate& allocate) {
+Solution solve(const TuningSearch& search, const Ladder& ladder, const Allocate& allocate) {
+  const std::size_t together = heads_of_map(search.problem);
   Solution solution{&ladder, curves_of(ladder), {}};
   std::vector<engine::ErrorCurve> units;
   for (const LayerCurves& layer : solution.curves) {
@@ -91,7 +171,11 @@ Solution solve(const Ladder& ladder, std::size_t together, const Allocate& alloc
       units.push_back(mean_curve(heads.subspan(h, together)));
     }
   }
-  solution.allocation = allocate(units);
+  const bool has_floors = search.binary && reads_means(ladder.candidate.config.rest);
+  solution.allocation = allocate(units, [&](double density, double tolerance) {
+    return has_floors ? floors_of(ladder, *search.binary, together, density, tolerance)
+                      : std::vector<double>(units.size(), 0);
+  });
   return solution;
 }
 
@@ -99,13 +183,13 @@ Solution solve(const Ladder& ladder, std::size_t together, const Allocate& alloc
 /// one that costs least.
 template <typename Allocate, typename Cost>
 Solution best_solution(const TuningSearch& search, const Allocate& allocate, const Cost& cost) {
-  const std::size_t together = heads_of_map(search.problem);
   std::optional<Solution> best;
   std::optional<Error> refusal;
   for (const Ladder& ladder : search.finalists) {
     try {
-      Solution solution =
-          solve(ladder, together, [&](const auto& units) { return allocate(units, ladder); });
+      Solution solution = solve(search, ladder, [&](const auto& units, const auto& floors) {
+        return allocate(units, floors, ladder);
+      });
       if (!best || cost(solution) < cost(*best)) best = std::move(solution);
     } catch (const Error& error) {
       refusal = error;
@@ -142,24 +226,32 @@ Budgets budgets_of(const TuningSearch& search, Solution solution) {
 }  // namespace
 
 Budgets budgets_of_density(const TuningSearch& search, double density) {
-  return budgets_of(search, best_solution(
-                                search,
-                                [density](const auto& units, const Ladder& ladder) {
-                                  return engine::allocate_density(units,
-                                                                  density - ladder.surcharge);
-                                },
-                                [](const Solution& s) { return s.allocation.mean_squared_error; }));
+  const auto allocate = [density](const auto& units, const auto& floors, const Ladder& ladder) {
+    const double own = density - ladder.surcharge;
+    // What all heads need may be more than there is: then each may lose a little more.
+    constexpr double kMore = 1.25;
+    std::vector<double> least;
+    for (double tolerance = kTolerance; tolerance < 1; tolerance *= kMore) {
+      least = floors(own, tolerance);
+      if (mean_of(least) <= own) break;
+      least.clear();
+    }
+    return engine::allocate_density(units, own, least);
+  };
+  return budgets_of(search, best_solution(search, allocate, [](const Solution& s) {
+                      return s.allocation.mean_squared_error;
+                    }));
 }
 
 Budgets budgets_of_error(const TuningSearch& search, double error) {
-  return budgets_of(search, best_solution(
-                                search,
-                                [error](const auto& units, const Ladder&) {
-                                  return engine::allocate_error(units, error * error);
-                                },
-                                [](const Solution& s) {
-                                  return s.allocation.mean_density + s.ladder->surcharge;
-                                }));
+  const auto allocate = [error](const auto& units, const auto& floors, const Ladder&) {
+    const double squared = error * error;
+    const double density = engine::allocate_error(units, squared).mean_density;
+    return engine::allocate_error(units, squared, floors(density, kTolerance));
+  };
+  return budgets_of(search, best_solution(search, allocate, [](const Solution& s) {
+                      return s.allocation.mean_density + s.ladder->surcharge;
+                    }));
 }
 
 }  // namespace psa::cli

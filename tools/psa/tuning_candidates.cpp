@@ -46,9 +46,14 @@ std::vector<Config> combinations(const SearchSpace& space, const Config& base) {
 
 }  // namespace
 
+std::vector<Reorder> all_orders(const Problem& base) {
+  if (base.layout.grid.tokens() == 0 || base.config.causal) return {Reorder::kNone};
+  return {Reorder::kNone, Reorder::kGilbert, Reorder::kTile3d};
+}
+
 SearchSpace search_space(const Problem& base, const CallOptions& flags) {
   const Config& config = base.config;
-  SearchSpace space{{Reorder::kNone},
+  SearchSpace space{all_orders(base),
                     {Importance::kPooledLse, Importance::kSampledMass, Importance::kSampledMax},
                     {{1, Rest::kLinear},
                      {4, Rest::kLinear},
@@ -57,9 +62,6 @@ SearchSpace search_space(const Problem& base, const CallOptions& flags) {
                      {4, Rest::kSkip},
                      {1, Rest::kSkip}},
                     {128, 64}};
-  if (base.layout.grid.tokens() > 0 && !config.causal) {
-    space.orders.insert(space.orders.end(), {Reorder::kGilbert, Reorder::kTile3d});
-  }
   if (config.causal) space.estimators.push_back(Importance::kAntidiagonal);
   if (flags.has_flag("order")) space.orders = {config.reorder};
   if (flags.has_flag("importance")) space.estimators = {config.importance};

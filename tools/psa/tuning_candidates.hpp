@@ -19,6 +19,9 @@ struct SearchSpace {
   std::vector<std::int32_t> block_kv;
 };
 
+/// Every order that makes sense for the tokens of `base`.
+[[nodiscard]] std::vector<Reorder> all_orders(const Problem& base);
+
 /// Everything that makes sense for the tokens of `base`, less what flags have settled.
 [[nodiscard]] SearchSpace search_space(const Problem& base, const CallOptions& flags);
 

@@ -108,7 +108,8 @@ class SearchRun {
   [[nodiscard]] double middle_density(const TuneTarget& target) const;
   void judge(std::span<const Capture> captures, std::vector<Contender>& contenders);
   std::vector<Contender> halve(std::vector<Contender> contenders);
-  void climb(std::vector<Ladder>& ladders);
+  [[nodiscard]] std::optional<Contender> best_binary(double density);
+  void climb(const std::vector<Ladder*>& ladders);
   CaptureResult run(CaptureRunner& runner, const Config& config);
 
   const CallOptions& options_;
@@ -219,54 +220,83 @@ Ladder make_ladder(const Contender& contender) {
   return ladder;
 }
 
-void SearchRun::climb(std::vector<Ladder>& ladders) {
+/// The best blocks alone, in the best of all orders.
+std::optional<Contender> SearchRun::best_binary(double density) {
+  const auto reader =
+      std::find_if(result_.finalists.begin(), result_.finalists.end(),
+                   [](const Ladder& ladder) { return reads_means(ladder.candidate.config.rest); });
+  if (reader == result_.finalists.end()) return std::nullopt;
+  SearchSpace space = search_space(result_.problem, options_);
+  space.orders = all_orders(result_.problem);
+  space.estimators = {reader->candidate.config.importance};
+  space.splits = {{1, Rest::kSkip}};
+  space.block_kv = {reader->candidate.config.block_kv};
+  std::vector<Contender> contenders;
+  for (const Candidate& candidate :
+       candidates_of(space, result_.problem, options_.plan_options())) {
+    contenders.push_back({candidate, 0, density, {}, {}, 0});
+    set_density(contenders.back().candidate.config, density, "--target");
+  }
+  const std::size_t count = std::min(kRounds[0].captures, spread_.size());
+  judge(std::span<const Capture>(spread_).first(count), contenders);
+  return *std::min_element(contenders.begin(), contenders.end(),
+                           [](const Contender& a, const Contender& b) {
+                             return a.squared_error.value() < b.squared_error.value();
+                           });
+}
+
+void SearchRun::climb(const std::vector<Ladder*>& ladders) {
   for (const Capture& capture : result_.split.tuned) {
     progress_->visit("error against density, " + place_of(capture));
     const Call call = load_capture(options_, capture);
     CaptureRunner runner(call);
     progress_->add(1);
-    for (Ladder& ladder : ladders) {
-      auto& squared = ladder.squared[capture.layer];
-      squared.resize(ladder.wanted.size());
-      for (std::size_t i = 0; i < ladder.wanted.size(); ++i) {
-        const CaptureResult result =
-            run(runner, with_density(ladder.candidate.config, ladder.wanted[i]));
-        ladder.measured[i].add(result.density);
-        squared[i].resize(result.errors.size());
-        for (std::size_t h = 0; h < result.errors.size(); ++h) {
-          squared[i][h].add(result.errors[h] * result.errors[h]);
-        }
+    for (Ladder* ladder : ladders) {
+      LadderErrors& own = ladder->captures.emplace_back(LadderErrors{capture.layer, {}});
+      for (std::size_t i = 0; i < ladder->wanted.size(); ++i) {
+        CaptureResult result =
+            run(runner, with_density(ladder->candidate.config, ladder->wanted[i]));
+        ladder->measured[i].add(result.density);
+        own.errors.push_back(std::move(result.errors));
       }
     }
   }
 }
 
-/// Calls of dense attention that the search costs.
-double work_of(std::size_t tuned, std::size_t candidates, double density) {
+/// Calls of dense attention that the search costs, beside binary blocks in some orders.
+double work_of(std::size_t tuned, std::size_t candidates, std::size_t orders, double density) {
   constexpr double kOverhead = TuneProgress::kOverhead;
   const double ladder = std::accumulate(kLadder.begin(), kLadder.end(), 0.0) * density +
                         static_cast<double>(kLadder.size()) * kOverhead;
-  const double finalists = static_cast<double>(std::min(candidates, kFinalists));
-  double work = 0;
+  const double ladders = static_cast<double>(std::min(candidates, kFinalists) + 1);
+  double work = static_cast<double>(kRounds[0].captures) *
+                (1 + static_cast<double>(orders) * (density + kOverhead));
   auto left = static_cast<double>(candidates);
   for (const Round& round : kRounds) {
     work += static_cast<double>(round.captures) * (1 + left * (density + kOverhead));
     left *= round.kept;
   }
-  return work + static_cast<double>(tuned) * (1 + finalists * ladder);
+  return work + static_cast<double>(tuned) * (1 + ladders * ladder);
 }
 
 TuningSearch SearchRun::finish(const TuneTarget& target) {
   const double middle = middle_density(target);
   std::vector<Contender> all = contenders_of(options_, result_.problem, middle);
   const std::size_t searched = std::min(spread_.size(), kRounds[0].captures + kRounds[1].captures);
-  const std::size_t visits = searched + spread_.size();
-  progress_.emplace(static_cast<int>(visits), work_of(spread_.size(), all.size(), middle),
+  const std::size_t held = std::min(spread_.size(), kRounds[0].captures);  // against binary
+  const std::size_t visits = searched + held + spread_.size();
+  const std::size_t orders = all_orders(result_.problem).size();
+  progress_.emplace(static_cast<int>(visits), work_of(spread_.size(), all.size(), orders, middle),
                     is_quiet_);
   for (const Contender& contender : halve(std::move(all))) {
     result_.finalists.push_back(make_ladder(contender));
   }
-  climb(result_.finalists);
+  std::vector<Ladder*> ladders;
+  for (Ladder& finalist : result_.finalists) ladders.push_back(&finalist);
+  if (const std::optional<Contender> binary = best_binary(middle)) {
+    ladders.push_back(&result_.binary.emplace(make_ladder(*binary)));
+  }
+  climb(ladders);
   return std::move(result_);
 }
 

@@ -4,7 +4,6 @@
 // What psa tune learns from its captures: how blocks are read best (order, estimator, levels, rest,
 // block size) by successive halving, and the errors of each head over densities.
 
-#include <map>
 #include <optional>
 #include <vector>
 
@@ -27,14 +26,19 @@ struct CandidateResult {
   int captures = 0;  ///< that it ran on
 };
 
-/// A finalist's errors over a ladder of densities.
+/// What a ladder of densities has measured on one capture.
+struct LadderErrors {
+  std::optional<index_t> layer;
+  std::vector<std::vector<double>> errors;  ///< [wanted][head]
+};
+
+/// The errors of a way of reading over a ladder of densities.
 struct Ladder {
   Candidate candidate;
   double surcharge = 0;        ///< what its selection costs more than the cheapest candidate's
   std::vector<double> wanted;  ///< rising
   std::vector<Mean> measured;  ///< the densities that they turned out to be
-  std::map<std::optional<index_t>, std::vector<std::vector<Mean>>>
-      squared;  ///< errors, by layer: [wanted][head]
+  std::vector<LadderErrors> captures;  ///< in the order of split.tuned
 };
 
 struct TuningSearch {
@@ -42,6 +46,9 @@ struct TuningSearch {
   CaptureSplit split;
   std::vector<CandidateResult> candidates;  ///< those that ran on most captures first, best first
   std::vector<Ladder> finalists;            ///< at least one
+  /// The best blocks alone, read as the best candidate reads them but in the order in which that
+  /// loses least: what no head should be worse than. None if no finalist reads means.
+  std::optional<Ladder> binary;
 };
 
 /// As psa generate does: Gilbert order where a video allows it and neither a base configuration nor

@@ -21,8 +21,18 @@ struct Segment {
   [[nodiscard]] double gain() const { return error / density; }
 };
 
-void check(std::span<const ErrorCurve> curves) {
+void check(std::span<const ErrorCurve> curves, std::span<const double> least) {
   if (curves.empty()) throw Error(Status::kInvalidArgument, "there is no curve to allocate to");
+  if (!least.empty() && least.size() != curves.size()) {
+    throw Error(Status::kInvalidArgument, "least has " + std::to_string(least.size()) +
+                                              " densities; allowed: none, or one for each of " +
+                                              std::to_string(curves.size()) + " curves");
+  }
+  for (const double density : least) {
+    if (density >= 0 && std::isfinite(density)) continue;
+    throw Error(Status::kInvalidArgument, "least has density " + std::to_string(density) +
+                                              "; allowed are finite numbers from 0");
+  }
   for (const ErrorCurve& curve : curves) {
     if (curve.empty()) throw Error(Status::kInvalidArgument, "a curve has no point");
     for (const DensityError& point : curve) {
@@ -43,13 +53,22 @@ bool is_above(const DensityError& from, const DensityError& middle, const Densit
          (to.squared_error - from.squared_error) * (middle.density - from.density);
 }
 
+/// What is left of a hull if `least` of the density is spent already.
+ErrorCurve behind(const ErrorCurve& hull, double least) {
+  if (least <= hull.front().density) return hull;
+  ErrorCurve rest{{least, squared_error_at(hull, least)}};
+  std::copy_if(hull.begin(), hull.end(), std::back_inserter(rest),
+               [least](const DensityError& point) { return point.density > least; });
+  return rest;
+}
+
 /// Spends density segment by segment. Sums are over the curves, not means.
 class Spender {
  public:
-  explicit Spender(std::span<const ErrorCurve> curves) {
-    check(curves);
+  Spender(std::span<const ErrorCurve> curves, std::span<const double> least) {
+    check(curves, least);
     for (std::size_t c = 0; c < curves.size(); ++c) {
-      const ErrorCurve hull = falling_hull(curves[c]);
+      const ErrorCurve hull = behind(falling_hull(curves[c]), least.empty() ? 0 : least[c]);
       density_.push_back(hull.front().density);
       total_density_ += hull.front().density;
       total_error_ += hull.front().squared_error;
@@ -117,8 +136,9 @@ double squared_error_at(const ErrorCurve& curve, double density) {
   return before.squared_error + part * (after->squared_error - before.squared_error);
 }
 
-Allocation allocate_density(std::span<const ErrorCurve> curves, double mean_density) {
-  Spender spender(curves);
+Allocation allocate_density(std::span<const ErrorCurve> curves, double mean_density,
+                            std::span<const double> least) {
+  Spender spender(curves, least);
   const double total = mean_density * spender.count();
   if (!(spender.total_density() <= total * (1 + kRounding))) {
     throw Error(Status::kInvalidArgument,
@@ -134,8 +154,9 @@ Allocation allocate_density(std::span<const ErrorCurve> curves, double mean_dens
   return spender.result();
 }
 
-Allocation allocate_error(std::span<const ErrorCurve> curves, double mean_squared_error) {
-  Spender spender(curves);
+Allocation allocate_error(std::span<const ErrorCurve> curves, double mean_squared_error,
+                          std::span<const double> least) {
+  Spender spender(curves, least);
   const double total = mean_squared_error * spender.count();
   for (const Segment& segment : spender.segments()) {
     const double part = std::min(1.0, (spender.total_error() - total) / segment.error);

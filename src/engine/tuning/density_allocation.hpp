@@ -22,7 +22,7 @@ struct DensityError {
 using ErrorCurve = std::vector<DensityError>;
 
 struct Allocation {
-  std::vector<double> density;  ///< of each curve, from its least to its largest density
+  std::vector<double> density;  ///< of each curve
   double mean_density = 0;
   double mean_squared_error = 0;  ///< along the hulls
 };
@@ -34,14 +34,17 @@ struct Allocation {
 /// Along the hull of the curve; before and behind it, what it begins and ends with.
 [[nodiscard]] double squared_error_at(const ErrorCurve& curve, double density);
 
-/// Least mean squared error with a mean density of at most `mean_density`. Throws
-/// Error(kInvalidArgument) if there is no curve, a curve has no point, a number is negative or not
-/// finite, or even the least densities of all curves have a larger mean.
-[[nodiscard]] Allocation allocate_density(std::span<const ErrorCurve> curves, double mean_density);
+/// Least mean squared error with a mean density of at most `mean_density`. `least` has a density
+/// for each curve that it gets at least; empty: none has one. Throws Error(kInvalidArgument) if
+/// there is no curve, a curve has no point, a number is negative or not finite, `least` has another
+/// size than `curves`, or even the least densities of all curves have a larger mean.
+[[nodiscard]] Allocation allocate_density(std::span<const ErrorCurve> curves, double mean_density,
+                                          std::span<const double> least = {});
 
 /// Least mean density with a mean squared error of at most `mean_squared_error`. Throws as above,
 /// and if even the largest densities have a larger one.
 [[nodiscard]] Allocation allocate_error(std::span<const ErrorCurve> curves,
-                                        double mean_squared_error);
+                                        double mean_squared_error,
+                                        std::span<const double> least = {});
 
 }  // namespace psa::engine
