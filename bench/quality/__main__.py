@@ -21,9 +21,6 @@ from .study import Effort, Study
 
 FOLDER = pathlib.Path("build/quality")
 RESULTS = pathlib.Path("bench/results")
-# Heads of the causal model behave unlike on the two worlds of its clips: budgets tuned on some
-# captures help no others.
-CAUSAL_EFFORT = Effort(by_head=())
 
 
 def run_model(name: str, psa: str) -> None:
@@ -34,8 +31,7 @@ def run_model(name: str, psa: str) -> None:
         print(f"quality: {name} is left out: {folder} has no captures; {model.made_by}",
               file=sys.stderr)
         return
-    effort = CAUSAL_EFFORT if model.causal else Effort()
-    result = Study(model, folder, effort).run(psa)
+    result = Study(model, folder, Effort()).run(psa)
     write(RESULTS / f"quality_{name}.json", {**provenance.facts(psa), **result})
 
 

@@ -72,7 +72,8 @@ def main():
     add = parser.add_argument
     add("--model", type=pathlib.Path, default="models/causal", help="what training/causal.py wrote")
     add("--out", type=pathlib.Path, required=True, help="folder for tuning/ and test/")
-    add("--clips", type=whole(1, MOST_CLIPS), default=2, help="of each split")
+    add("--clips", type=whole(1, MOST_CLIPS), nargs=2, metavar=("TUNING", "TEST"), default=(8, 2),
+        help="of each split; default: 8 2")
     add("--layers", type=whole(0, 1000), nargs="+", help="from 0; default: all")
     add("--device", default="cuda" if torch.cuda.is_available() else "cpu")
     options = parser.parse_args()
@@ -85,10 +86,10 @@ def main():
     if layers[-1] >= count:
         parser.error(f"--layers: {layers[-1]}; the model has layers 0 to {count - 1}")
     worlds = causal.make_worlds(model.config, torch.device(options.device), vocab)
-    for split, first in FIRST_SEED.items():
+    for (split, first), clips in zip(FIRST_SEED.items(), options.clips):
         folder = options.out / split
         folder.mkdir(parents=True, exist_ok=True)
-        for index in range(options.clips):
+        for index in range(clips):
             capture(model, worlds[index % len(worlds)], first + index, layers, folder)
     print(f"for psa: --causal --text {model.config['text_tokens']}")
 

@@ -25,8 +25,6 @@ class Effort:
     """How many captures each part takes."""
 
     densities: tuple[float, ...] = (0.05, 0.10, 0.15, 0.25)
-    by_head: tuple[float, ...] = (0.10, 0.15)
-    """Those for which `psa tune` finds the densities of heads."""
     search: int = 4
     """Tuning captures on which settings are chosen."""
     calibration: int = 12
@@ -65,7 +63,7 @@ class Study:
                 best = min(rows, key=lambda row: row["error"])["choice"]
                 trial = self._calibrated(method, best, density, self.effort.calibration)
                 chosen.append((method, density, best.text, [trial] * len(self.test)))
-            if psa_program and density in self.effort.by_head:
+            if psa_program:
                 chosen.append(self._by_head(psa_program, density, searched))
         self._lab.release()
         measured = self._test([trials for *_, trials in chosen])
@@ -118,11 +116,11 @@ class Study:
         order, estimator, block = best.split(", ")
         path = self._folder / f"by_head_{density * 100:02.0f}.yaml"
         if not path.exists():
-            prompt = self.tuning[0].prompt
-            files = [str(c.path) for c in self.tuning if c.prompt == prompt]
+            files = [str(c.path) for c in self.tuning]
+            causal = ["--causal", "--sink", "1"] if self.model.causal else []
             subprocess.run([psa_program, "tune", "--qkv", *files, "--target",
                             f"density={density:g}", "--order", order, "--importance", estimator,
-                            "--block", block, "--levels", "1", "--rest", "linear",
+                            "--block", block, "--levels", "1", "--rest", "linear", *causal,
                             "-o", str(path)], check=True, stdout=sys.stderr)
         layers = psa.preset_from_yaml(path).layers
         method = Method(BY_HEAD, BY_HEAD_NOTE, lambda *_: iter(()), is_psa=True)
