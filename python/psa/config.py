@@ -222,7 +222,8 @@ class Config:
     levels: InitVar[int | None] = None
     """Sets the number of levels: cuts `budget`, or repeats its last share."""
     density: InitVar[float | None] = None
-    """Sets `budget` so that the density is about this, in the default split [S-21]; quota only."""
+    """Sets `budget` so that the density is about this, in the default split [S-21], for all heads:
+    `head_density` is dropped (`from_mapping` keeps one that it is given beside it); quota only."""
     _text = ""  # no field: str(self)
 
     def __post_init__(self, levels: int | None, density: float | None) -> None:
