@@ -58,50 +58,57 @@ std::vector<LayerCurves> curves_of(const Ladder& ladder) {
   return all;
 }
 
-/// Densities and errors of a head of a capture, up to dense attention.
-struct HeadErrors {
-  HeadErrors(const Ladder& ladder, std::size_t capture, std::size_t head) {
-    for (std::size_t i = 0; i < ladder.wanted.size(); ++i) {
-      densities.push_back(ladder.measured[i].value());
-      errors.push_back(ladder.captures[capture].errors[i][head]);
-    }
-    densities.push_back(1);
-    errors.push_back(0);
-  }
+/// The densities of a ladder, with dense attention at the end.
+std::vector<double> densities_of(const Ladder& ladder) {
+  std::vector<double> densities;
+  for (const Mean& measured : ladder.measured) densities.push_back(measured.value());
+  densities.push_back(1);
+  return densities;
+}
 
-  [[nodiscard]] double error_at(double density) const {
-    std::size_t i = 0;
-    while (i + 1 < densities.size() && densities[i] < density) ++i;
-    if (i == 0) return errors.front();
-    const double part = (density - densities[i - 1]) / (densities[i] - densities[i - 1]);
-    return errors[i - 1] + part * (errors[i] - errors[i - 1]);
-  }
+/// The errors of a head of a capture at these densities.
+std::vector<double> errors_of(const Ladder& ladder, std::size_t capture, std::size_t head) {
+  std::vector<double> errors;
+  for (const auto& rung : ladder.captures[capture].errors) errors.push_back(rung[head]);
+  errors.push_back(0);
+  return errors;
+}
 
-  /// The least density with an error of at most `error`.
-  [[nodiscard]] double density_for(double error) const {
-    std::size_t i = 0;
-    while (errors[i] > error) ++i;  // up to the 0 of dense attention
-    if (i == 0) return densities.front();
-    const double part = (errors[i - 1] - error) / (errors[i - 1] - errors[i]);
-    return densities[i - 1] + part * (densities[i] - densities[i - 1]);
-  }
+/// Between the points (x, y), whose x do not fall, at the last of those with one x; before and
+/// behind all, the first and the last y.
+double interpolated(std::span<const double> x, std::span<const double> y, double at) {
+  const auto i = static_cast<std::size_t>(std::upper_bound(x.begin(), x.end(), at) - x.begin());
+  if (i == 0) return y.front();
+  if (i == x.size()) return y.back();
+  return y[i - 1] + (at - x[i - 1]) / (x[i] - x[i - 1]) * (y[i] - y[i - 1]);
+}
 
-  std::vector<double> densities, errors;
-};
+/// The least density with an error of at most `error`, which is not negative.
+double density_for(std::span<const double> densities, std::span<const double> errors,
+                   double error) {
+  std::size_t i = 0;
+  while (errors[i] > error) ++i;  // up to the 0 of dense attention
+  if (i == 0) return densities.front();
+  const double part = (errors[i - 1] - error) / (errors[i - 1] - errors[i]);
+  return densities[i - 1] + part * (densities[i] - densities[i - 1]);
+}
 
 /// For each unit of a layer's heads, the least density at which no head of it loses `tolerance`
 /// more than binary blocks do at `density`, on any capture.
 std::vector<double> floors_of(const Ladder& ladder, const Ladder& binary, std::size_t together,
                               double density, double tolerance) {
   std::vector<double> floors;
+  const std::vector<double> densities = densities_of(ladder);
+  const std::vector<double> of_binary = densities_of(binary);
   const std::size_t heads = ladder.captures.front().errors.front().size();
   for (const auto& [layer, captures] : captures_of_layers(ladder)) {
     for (std::size_t h = 0; h < heads; ++h) {
       if (h % together == 0) floors.push_back(0);
       for (const std::size_t c : captures) {
-        const double allowed = HeadErrors(binary, c, h).error_at(density) + tolerance;
-        const double least = HeadErrors(ladder, c, h).density_for(allowed);
-        floors.back() = std::max(floors.back(), least);
+        const double allowed =
+            interpolated(of_binary, errors_of(binary, c, h), density) + tolerance;
+        floors.back() =
+            std::max(floors.back(), density_for(densities, errors_of(ladder, c, h), allowed));
       }
     }
   }
@@ -110,21 +117,9 @@ std::vector<double> floors_of(const Ladder& ladder, const Ladder& binary, std::s
 
 /// The density to ask for in order to get `density`.
 double wanted_for(const Ladder& ladder, double density) {
-  const std::vector<Mean>& measured = ladder.measured;
-  const std::vector<double>& wanted = ladder.wanted;
-  double from = measured.front().value();
-  double wanted_from = wanted.front();
-  for (std::size_t i = 1; i <= measured.size(); ++i) {
-    const double to = i < measured.size() ? measured[i].value() : 1;
-    const double wanted_to = i < wanted.size() ? wanted[i] : 1;
-    if (density <= to && to > from) {
-      const double part = std::max(0.0, (density - from) / (to - from));
-      return wanted_from + part * (wanted_to - wanted_from);
-    }
-    from = to;
-    wanted_from = wanted_to;
-  }
-  return 1;
+  std::vector<double> wanted = ladder.wanted;
+  wanted.push_back(1);
+  return interpolated(densities_of(ladder), wanted, density);
 }
 
 double mean_of(std::span<const double> numbers) {

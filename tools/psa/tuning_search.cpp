@@ -226,19 +226,19 @@ std::optional<Contender> SearchRun::best_binary(double density) {
       std::find_if(result_.finalists.begin(), result_.finalists.end(),
                    [](const Ladder& ladder) { return reads_means(ladder.candidate.config.rest); });
   if (reader == result_.finalists.end()) return std::nullopt;
-  SearchSpace space = search_space(result_.problem, options_);
-  space.orders = all_orders(result_.problem);
-  space.estimators = {reader->candidate.config.importance};
-  space.splits = {{1, Rest::kSkip}};
-  space.block_kv = {reader->candidate.config.block_kv};
+  const Config& config = reader->candidate.config;
+  const SearchSpace space{
+      all_orders(result_.problem), {config.importance}, {{1, Rest::kSkip}}, {config.block_kv}};
   std::vector<Contender> contenders;
   for (const Candidate& candidate :
        candidates_of(space, result_.problem, options_.plan_options())) {
     contenders.push_back({candidate, 0, density, {}, {}, 0});
     set_density(contenders.back().candidate.config, density, "--target");
   }
-  const std::size_t count = std::min(kRounds[0].captures, spread_.size());
-  judge(std::span<const Capture>(spread_).first(count), contenders);
+  if (contenders.size() > 1) {
+    const std::size_t count = std::min(kRounds[0].captures, spread_.size());
+    judge(std::span<const Capture>(spread_).first(count), contenders);
+  }
   return *std::min_element(contenders.begin(), contenders.end(),
                            [](const Contender& a, const Contender& b) {
                              return a.squared_error.value() < b.squared_error.value();
@@ -283,9 +283,10 @@ TuningSearch SearchRun::finish(const TuneTarget& target) {
   const double middle = middle_density(target);
   std::vector<Contender> all = contenders_of(options_, result_.problem, middle);
   const std::size_t searched = std::min(spread_.size(), kRounds[0].captures + kRounds[1].captures);
-  const std::size_t held = std::min(spread_.size(), kRounds[0].captures);  // against binary
-  const std::size_t visits = searched + held + spread_.size();
   const std::size_t orders = all_orders(result_.problem).size();
+  const std::size_t ordered =  // captures on which the order of binary blocks is found
+      orders > 1 ? std::min(spread_.size(), kRounds[0].captures) : 0;
+  const std::size_t visits = searched + ordered + spread_.size();
   progress_.emplace(static_cast<int>(visits), work_of(spread_.size(), all.size(), orders, middle),
                     is_quiet_);
   for (const Contender& contender : halve(std::move(all))) {
