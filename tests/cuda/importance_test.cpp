@@ -219,6 +219,16 @@ std::vector<LargeCase> large_cases() {
        false,
        MemoryLayout::kBhld,
        4},
+      // ... and of several steps of columns each.
+      {"ManyLongItems",
+       large_shape(72, 36, 2100, 2100, 32, kBf16),
+       128,
+       128,
+       true,
+       {},
+       false,
+       MemoryLayout::kBhld,
+       4},
   };
 }
 

@@ -83,7 +83,6 @@ namespace psa::cuda::estimation {
 ///   multiply(operands, begins_tile)   products += rows · columnsᵀ, or = if a tile begins
 ///   await_earlier()        waits for all chunks but the last
 ///   await_all()            before products are read
-///   fill(x)                all products = x (stream_sm90.cuh)
 template <typename ElementType, Shape kShapeValue, Reduction kReductionValue, typename Multiplier>
 struct Variant {
   using Element = ElementType;
@@ -107,13 +106,11 @@ struct alignas(kOperandAlignment) Lists {
   KvHead<Bits> k;
   const Bits* row_data[2][V::kRows];         // first channels, of part n: [n % 2]
   const Bits* column_data[2][kTileColumns];  // the same
-  ColumnRule rules[2][kTileColumns];  // of the CTA's tile n: [n % 2]; stream_sm90.cuh: [warpgroup]
+  ColumnRule rules[2][kTileColumns];         // of the CTA's tile n: [n % 2]
   ProbeRow rows[V::kRows];
   float row_scale_log2[V::kRows];  // kTakesMeans: what products are multiplied by
   float row_references[V::kRows];
   Barrier arrived[kMostStages];  // of the chunk in each slot, where chunks come as boxes
-  Barrier emptied[kMostStages];  // stream_sm90.cuh: nobody in the cluster reads the slot any more
-  Barrier consumers_met;         // the same: those of all CTAs of the cluster
 };
 
 template <typename V>

@@ -16,33 +16,44 @@ namespace psa::cuda::estimation {
 inline constexpr int kMostAhead = 3;  ///< wait_chunk()
 static_assert(kMostAhead + 2 <= kMostStages);
 
-/// Stages of the ring: as many as leave room for all CTAs of an SM, or for one if that is too few.
-template <typename V>
-[[nodiscard]] int stages_for(const DeviceLimits& limits, int chunks) {
-  constexpr int kHeld = V::Products::kHeldChunks;
-  for (int ctas = V::kCtasPerSm; ctas >= 1; --ctas) {
+/// Stages of a ring that holds `held` chunks while one is multiplied: as many as leave room for
+/// `most_ctas` on an SM, or for fewer if that is too few.
+[[nodiscard]] inline int stages_for(const DeviceLimits& limits, int most_ctas, int held,
+                                    int other_bytes, int stage_bytes) {
+  for (int ctas = most_ctas; ctas >= 1; --ctas) {
     const int share = limits.shared_bytes_per_sm / ctas - limits.reserved_bytes_per_cta;
     const int room = std::min(share, limits.shared_bytes_per_cta);
-    const int stages = (room - SharedLayout<V>::bytes(chunks, 0)) / SharedLayout<V>::kStageBytes;
-    if (stages > kHeld) return std::min(stages, kHeld + kMostAhead);
+    const int stages = (room - other_bytes) / stage_bytes;
+    if (stages > held) return std::min(stages, held + kMostAhead);
   }
   throw Error(Status::kInternal, "the importance kernel does not fit in shared memory");
+}
+
+/// Rows and columns as boxes. `groups` have a slab.
+template <typename Element>
+void launch_stream(const DeviceLimits& limits, Params params, unsigned int groups,
+                   cudaStream_t stream) {
+  params.stages =
+      stages_for(limits, 1, stream::kHeldChunks, stream::shared_bytes(0), stream::kSlotBytes);
+  const auto bytes = static_cast<std::size_t>(stream::shared_bytes(params.stages));
+  allow_shared_memory(stream::stream_kernel<Element>, bytes);
+  launch_clusters(stream::stream_kernel<Element>, stream::kClusterCtas, groups, stream::kThreads,
+                  bytes, stream, params);
 }
 
 /// `groups` have a slab.
 template <typename V>
 void launch_variant(const DeviceLimits& limits, Params params, unsigned int groups,
                     cudaStream_t stream) {
-  params.stages = stages_for<V>(limits, params.chunks);
-  const auto bytes = static_cast<std::size_t>(SharedLayout<V>::bytes(params.chunks, params.stages));
   if constexpr (V::Products::kTakesBoxes && !V::kStays) {
     if (params.boxes.in_use) {
-      allow_shared_memory(stream_kernel<V>, bytes);
-      launch_clusters(stream_kernel<V>, V::kGroupCtas, groups, V::kThreads + kProducerThreads,
-                      bytes, stream, params);
-      return;
+      return launch_stream<typename V::Element>(limits, params, groups, stream);
     }
   }
+  params.stages =
+      stages_for(limits, V::kCtasPerSm, V::Products::kHeldChunks,
+                 SharedLayout<V>::bytes(params.chunks, 0), SharedLayout<V>::kStageBytes);
+  const auto bytes = static_cast<std::size_t>(SharedLayout<V>::bytes(params.chunks, params.stages));
   allow_shared_memory(estimate_kernel<V>, bytes);
   if constexpr (V::kGroupCtas == 1) {
     estimate_kernel<V><<<groups, V::kThreads, bytes, stream>>>(params);

@@ -99,14 +99,6 @@ class MultiplierSm90::Products {
     for (auto& row_tile : c_) pin(row_tile);
   }
 
-  __device__ __forceinline__ void fill(float x) {
-#pragma unroll
-    for (auto& row_tile : c_) {
-#pragma unroll
-      for (float& product : row_tile) product = x;
-    }
-  }
-
  private:
   float c_[kRowTiles][kGroupColumns / 2];  // [m64][as wgmma leaves them]
 };

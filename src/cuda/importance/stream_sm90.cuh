@@ -1,42 +1,91 @@
 // SPDX-License-Identifier: Apache-2.0
 #pragma once
 
-// The estimate's kernel where streamed rows come as boxes (sm_90a). Items, tiles, pieces and what
-// becomes of them are those of kernel.cuh; here is what brings and multiplies chunks.
+// The antidiagonal (S-11) where q and k come as boxes (sm_90a). kernel.cuh says what probes, items
+// and the slab are. A cluster of two CTAs takes an item, each CTA 128 of its rows, which meet all
+// columns, 256 of them at a time: a step, whose products are pieces once all channels have been
+// multiplied, in chunks of 64.
 //
-// Bound: L2. A chunk of 64 channels is 32 KB of rows and 16 KB of columns, and the tensor cores
-// multiply it in 1024 cycles: 48 bytes per cycle and SM, of which L2 gives about half. The two CTAs
-// of a cluster have the same rows and tiles of columns side by side, so each fetches half of the
-// rows, as a box that is written to both, and its own columns: 32 KB.
+// Bound: L2. The tensor cores multiply a chunk in 1024 cycles, in which they read 80 KB of shared
+// memory and 48 KB are written to it, at 128 bytes a cycle. Each CTA fetches half of the columns,
+// as a box that is written to both, and its own rows: 32 KB, of which L2 gives 24 bytes a cycle to
+// each SM. While rows are reduced the ring fills again.
 //
 //   ring            4 slots of 48 KB where D is 128 or less: one or two are multiplied, the others
 //                   are under way
-//   warps 0..7      consumers: two warpgroups of 128 rows
+//   warps 0..7      consumers: two warpgroups of 64 rows multiply, reduce a step's logits to pieces
+//                   in the slab, and sum up their rows
 //   warp 8          producer: starts the boxes of all items, one after the other, as slots empty,
 //                   so the first chunks of an item come during the end of the one before
-//   warps 9..11     leave their registers to the consumers
+//   warps 9..11     finishers: from pieces to importance, while the consumers multiply the first
+//                   step of the next item. Consumers lost an eighth of their time with it
 //
-// Barriers, one of each per slot and CTA:
+// Barriers, in each CTA:
 //
-//   arrived   1 arrival, of the producer, and 48 KB, whoever fetched them: chunk is there
-//   emptied   16 arrivals, of every consumer warp of both CTAs: both producers may write to it
+//   arrived   of a slot, 1 arrival, of the producer, and 48 KB, whoever fetched them: chunk is
+//   there emptied   of a slot, 16 arrivals, of every consumer warp of both CTAs: both producers may
+//   write
+//             to it
+//   stored    256 arrivals, of the consumers' threads: the item's pieces and references are there
+//   finished  96 arrivals, of the finishers' threads: nobody reads them any more
 //
-// Consumer warpgroups share nothing but the ring, so one multiplies while the other reduces; in
-// step both would leave the tensor cores idle at the end of every tile. One that sees nothing of a
-// tile (causal: keys behind all of its rows) leaves the tile's slots as they arrive.
+// It is a kernel of its own because those of the other estimators lose by any change to the loop
+// that they share.
 
 #include <cstdint>
 
 #include "cuda/device/barrier.cuh"
 #include "cuda/device/cluster.cuh"
-#include "cuda/importance/kernel.cuh"
+#include "cuda/device/wgmma.cuh"
+#include "cuda/importance/operands.cuh"
+#include "cuda/importance/params.cuh"
+#include "cuda/importance/pieces.cuh"
+#include "cuda/importance/probes.cuh"
 
-namespace psa::cuda::estimation {
+namespace psa::cuda::estimation::stream {
+
+inline constexpr int kClusterCtas = 2;
+inline constexpr int kRows = kBoxRows;  // of a CTA
+inline constexpr int kColumns = kClusterCtas * kTileColumns;
+inline constexpr int kHeldChunks = 2;  // slots that are still read when a chunk has been multiplied
 
 inline constexpr int kWarpgroupThreads = 128;
-inline constexpr int kProducerThreads = kWarpgroupThreads;  // registers move by warpgroup
-inline constexpr int kProducerRegisters = 40;
-inline constexpr int kConsumerRegisters = 232;
+inline constexpr int kWarpgroupRows = 64;
+inline constexpr int kConsumers = kRows / kWarpgroupRows * kWarpgroupThreads;
+inline constexpr int kConsumerWarps = kConsumers / 32;
+inline constexpr int kThreads = kConsumers + kWarpgroupThreads;  // registers move by warpgroup
+inline constexpr int kFirstFinisher = kConsumerWarps + 1;
+inline constexpr int kFinishers = kThreads / 32 - kFirstFinisher;
+inline constexpr int kConsumerRegisters = 200;
+inline constexpr int kOtherRegisters = 104;
+
+inline constexpr int kColumnBytes = kColumns * kRowBytes;  // of a chunk
+inline constexpr int kSlotBytes = kColumnBytes + kRows * kRowBytes;
+
+/// What lies before the ring in shared memory.
+struct alignas(kOperandAlignment) Lists {
+  int seen[kRows];          // columns that each row sees, from the first one on
+  float references[kRows];  // what the pieces of each row are related to
+  Barrier arrived[kMostStages];
+  Barrier emptied[kMostStages];
+  Barrier stored;
+  Barrier finished;
+};
+
+struct Work {
+  const Params& p;
+  Lists& lists;
+  std::uint32_t ring;  // [stages]: columns [256, 64], rows [128, 64]
+  float* slab;         // [kRows, slab_width], the CTA's
+  int rank;            // in the cluster
+
+  [[nodiscard]] __device__ std::uint32_t columns(int slot) const {
+    return ring + static_cast<std::uint32_t>(slot * kSlotBytes);
+  }
+  [[nodiscard]] __device__ std::uint32_t rows(int slot) const {
+    return columns(slot) + kColumnBytes;
+  }
+};
 
 /// A RingIndex of as many slots as fit, which goes on from item to item.
 struct RingPlace {
@@ -50,223 +99,452 @@ struct RingPlace {
   }
 };
 
-/// Tiles that each CTA of the cluster goes through. The last one may lie behind the item's: its
-/// CTA still fetches rows for the other.
-template <typename V>
-__device__ inline int tile_steps(const Item& item) {
-  return (item.tiles + V::kGroupCtas - 1) / V::kGroupCtas;
+// ---- items --------------------------------------------------------------------------------------
+
+/// What the cluster takes in a round. Back and forth: with a causal rule items get shorter, and who
+/// got the longest of one round gets the shortest of the next.
+__device__ inline index_t item_index(index_t round) {
+  const unsigned clusters = gridDim.x / kClusterCtas;
+  const unsigned cluster = blockIdx.x / kClusterCtas;
+  return round * clusters + (round % 2 == 0 ? cluster : clusters - 1 - cluster);
+}
+
+/// The CTA's blocks of an item, and all of its tiles.
+__device__ inline Item own_item(const Work& w, index_t index) {
+  Item item = item_at(w.p, index);
+  const int most = kRows / w.p.rows_per_block;
+  const int before = w.rank * most;
+  item.first_block += before;
+  item.blocks = max(0, min(most, item.blocks - before));
+  return item;
+}
+
+__device__ inline int column_steps(const Item& item) {
+  return semantics::ceil_div(item.tiles, kColumns / kTileColumns);
 }
 
 // ---- producer -----------------------------------------------------------------------------------
 
-template <typename V>
-__device__ inline void fetch_chunk(const Work<V>& w, const Item& item, int tile, int part,
-                                   int chunk, int slot) {
-  static_assert(V::kRows == V::kGroupCtas * kBoxRows);
-  constexpr std::uint16_t kAllCtas = (1U << V::kGroupCtas) - 1;
+__device__ inline void fetch_chunk(const Work& w, const Item& item, int step, int part, int chunk,
+                                   int slot) {
+  constexpr std::uint16_t kAllCtas = (1U << kClusterCtas) - 1;
   const Params& p = w.p;
   const int channel = chunk * kChunkChannels;
-  const std::uint32_t columns = w.stage(slot);
-  const std::uint32_t rows = columns + SharedLayout<V>::kColumnBytes;
   Barrier* arrived = &w.lists.arrived[slot];
-  expect_bytes(arrived, static_cast<std::uint32_t>(SharedLayout<V>::kStageBytes));
+  expect_bytes(arrived, static_cast<std::uint32_t>(kSlotBytes));
   arrive(arrived);
-  p.boxes.columns.copy(columns, channel, part, tile * kTileColumns, item.head_kv, p.batch, arrived);
   const auto token = static_cast<int>(semantics::antidiagonal_query_offset(part, p.parts));
-  const int first_row = w.rank * kBoxRows;
-  p.boxes.rows.multicast(kAllCtas, rows + first_row * kRowBytes, channel, token,
-                         item.first_block * p.rows_per_block + first_row, item.head_q, p.batch,
-                         arrived);
+  p.boxes.rows.copy(w.rows(slot), channel, token, item.first_block * p.rows_per_block, item.head_q,
+                    p.batch, arrived);
+  const int first_column = w.rank * kTileColumns;
+  p.boxes.columns.multicast(kAllCtas, w.columns(slot) + first_column * kRowBytes, channel, part,
+                            step * kColumns + first_column, item.head_kv, p.batch, arrived);
 }
 
-/// Starts all boxes of an item. One warp.
-template <typename V>
-__device__ inline void fetch_item(const Work<V>& w, const Item& item, RingPlace& at) {
+/// Starts all boxes of all items. One warp.
+__device__ inline void produce(const Work& w) {
   const Params& p = w.p;
-  const int steps = tile_steps<V>(item);
-  for (int step = 0; step < steps; ++step) {
-    for (int part = 0; part < p.parts; ++part) {
-      for (int chunk = 0; chunk < p.chunks; ++chunk) {
-        wait(&w.lists.emptied[at.slot], at.parity ^ 1U);
-        if (elect_one()) fetch_chunk(w, item, w.tile_at(step), part, chunk, at.slot);
-        at.advance(p.stages);
+  RingPlace at;
+  for (index_t round = 0;; ++round) {
+    const index_t index = item_index(round);
+    if (index >= p.items) break;
+    const Item item = own_item(w, index);
+    const int steps = column_steps(item);
+    for (int step = 0; step < steps; ++step) {
+      for (int part = 0; part < p.parts; ++part) {
+        for (int chunk = 0; chunk < p.chunks; ++chunk) {
+          wait(&w.lists.emptied[at.slot], at.parity ^ 1U);
+          if (elect_one()) fetch_chunk(w, item, step, part, chunk, at.slot);
+          at.advance(p.stages);
+        }
       }
     }
   }
 }
 
-// ---- consumers ----------------------------------------------------------------------------------
+// ---- consumers: products ------------------------------------------------------------------------
 
-// Named barriers: the CTA's consumers, and behind it one for each warpgroup.
-inline constexpr int kConsumersBarrier = 1;
-inline constexpr int kFirstWarpgroupBarrier = 2;
+/// Products of a warpgroup's rows and a step's columns.
+template <typename Element>
+class Products {
+ public:
+  static constexpr int kStrips = kColumns / kWarpColumns;
+  static constexpr int kEighths = 2;  // of 8 rows
 
-template <typename V>
-__device__ inline void sync_consumers() {
-  sync_named(kConsumersBarrier, V::kThreads);
-}
-
-/// Waits for the consumers of all CTAs of the cluster. What they wrote before, to global memory
-/// too, is visible behind it.
-template <typename V>
-__device__ inline void sync_cluster_consumers(const Work<V>& w, std::uint32_t& parity) {
-  sync_consumers<V>();
-  if (threadIdx.x < V::kGroupCtas) {
-    __threadfence();
-    arrive_at(&w.lists.consumers_met, static_cast<int>(threadIdx.x));
+  /// Of the CTA's.
+  [[nodiscard]] __device__ static int lane_row(int eighth) {
+    return warp_id() * 16 + eighth * 8 + lane_id() / 4;
   }
-  wait_for_cluster(&w.lists.consumers_met, parity);
-  parity ^= 1U;
-}
+  /// Of the step's, for product i of a strip.
+  [[nodiscard]] __device__ static int lane_column(int strip, int i) {
+    return strip * kWarpColumns + 8 * (i / 2) + 2 * (lane_id() % 4) + i % 2;
+  }
+  [[nodiscard]] __device__ float& at(int strip, int eighth, int i) {
+    return c_[strip * 2 * kLaneColumns + i / 2 * 4 + eighth * 2 + i % 2];
+  }
 
-/// The warp does not read the slot any more.
-template <typename V>
-__device__ inline void leave_slot(const Work<V>& w, int slot) {
-  if (lane_id() < V::kGroupCtas) arrive_at(&w.lists.emptied[slot], lane_id());
-}
+  /// Starts the products of a chunk.
+  __device__ __forceinline__ void multiply(Operand rows, Operand columns, bool begins_step) {
+    begin_products();
+#pragma unroll
+    for (int step = 0; step < kChunkChannels / 16; ++step) {
+      Wgmma<Element, kColumns>::shared_times_shared(c_, rows.at(step * 32), columns.at(step * 32),
+                                                    step > 0 || !begins_step);
+    }
+    commit_products();
+  }
+  /// Waits for all chunks but the last one.
+  __device__ __forceinline__ void await_earlier() { wait_products<1>(); }
+  __device__ __forceinline__ void await_all() {
+    wait_products<0>();
+    pin(c_);
+  }
 
-/// What a warpgroup sees of a tile.
-struct Sight {
-  bool sees_any;    // some row sees some column
-  bool has_hidden;  // some row may not see some column
+ private:
+  float c_[kColumns / 2];  // as wgmma leaves them
 };
 
-/// Lists the warpgroup's rules of a tile. Each of its threads has a column, and a row.
-template <typename V>
-__device__ inline Sight list_warpgroup_rules(const Work<V>& w, int warpgroup, int tile) {
-  static_assert(kWarpgroupThreads == kTileColumns);
-  const Params& p = w.p;
-  const auto thread = static_cast<int>(threadIdx.x) % kWarpgroupThreads;
-  const int barrier = kFirstWarpgroupBarrier + warpgroup;
-  const ProbeRow* rows = w.lists.rows + warpgroup * kWarpgroupThreads;
-  const ColumnRule first = column_rule(p, w.lists.item, tile * kTileColumns);
-  const ColumnRule own = column_rule(p, w.lists.item, tile * kTileColumns + thread);
-  const ProbeRow row = rows[thread];
-  const bool sees = row.exists() && !first.hides_from(p.is_causal, row.position);
-  Sight sight{};
-  // Behind this nobody reads the rules of the tile before, and all rows are listed.
-  sight.sees_any = any_named(barrier, kWarpgroupThreads, sees);
-  w.lists.rules[warpgroup][thread] = own;
-  sight.has_hidden =
-      any_named(barrier, kWarpgroupThreads, own.hides_from(p.is_causal, rows[0].position));
-  return sight;
+/// The warp does not read the slot any more.
+__device__ inline void leave_slot(const Work& w, int slot) {
+  if (lane_id() < kClusterCtas) arrive_at(&w.lists.emptied[slot], lane_id());
 }
 
-/// Pieces of the warpgroup's rows and of the CTA's tiles.
-template <typename V>
-__device__ __forceinline__ void sweep_boxes(const Work<V>& w, RingPlace& at) {
-  const Params& p = w.p;
-  const int warpgroup = __shfl_sync(0xFFFFFFFFU, warp_id() / 4, 0);  // in a uniform register
-  const int steps = tile_steps<V>(w.lists.item);
-  const int tile_chunks = p.parts * p.chunks;
-  for (int step = 0; step < steps; ++step) {
-    const int tile = w.tile_at(step);
-    const Sight sight = list_warpgroup_rules(w, warpgroup, tile);
-    typename V::Products products;
-    if (!sight.sees_any) products.fill(-INFINITY);
-    int before = 0;  // slot of the chunk before
-    for (int n = 0; n < tile_chunks; ++n) {
-      wait(&w.lists.arrived[at.slot], at.parity);
-      if (sight.sees_any) {
-        const std::uint32_t columns = w.stage(at.slot);
-        products.multiply({columns + SharedLayout<V>::kColumnBytes, 0, columns}, n == 0);
-        products.await_earlier();
-      } else {
-        __syncwarp();  // all lanes have seen the chunk arrive
+template <typename Element>
+__device__ __forceinline__ void multiply_step(const Work& w, int warpgroup, RingPlace& at,
+                                              Products<Element>& products) {
+  const int chunks = w.p.parts * w.p.chunks;
+  int before = 0;  // slot of the chunk before
+  for (int n = 0; n < chunks; ++n) {
+    wait(&w.lists.arrived[at.slot], at.parity);
+    const std::uint32_t rows = w.rows(at.slot) + warpgroup * kWarpgroupRows * kRowBytes;
+    products.multiply(operand(rows, 16, kOperandAlignment),
+                      operand(w.columns(at.slot), 16, kOperandAlignment), n == 0);
+    products.await_earlier();
+    if (n > 0) leave_slot(w, before);
+    before = at.slot;
+    at.advance(w.p.stages);
+  }
+  products.await_all();
+  leave_slot(w, before);
+}
+
+/// Leaves the slots of a step as they arrive.
+__device__ inline void pass_step(const Work& w, RingPlace& at) {
+  const int chunks = w.p.parts * w.p.chunks;
+  for (int n = 0; n < chunks; ++n) {
+    wait(&w.lists.arrived[at.slot], at.parity);
+    __syncwarp();  // all lanes have seen the chunk arrive
+    leave_slot(w, at.slot);
+    at.advance(w.p.stages);
+  }
+}
+
+// ---- consumers: what rows see -------------------------------------------------------------------
+
+/// Columns that a row of the item sees. All columns that have a key are in a row, for blocks are
+/// powers of two; a row that does not exist sees none.
+__device__ inline int seen_columns(const Params& p, const Item& item, int row) {
+  const ProbeRow probe = row_at(p, item, row);
+  if (!probe.exists()) return 0;
+  const int columns = semantics::ceil_div(item.key_count, p.group_tokens);
+  if (!p.is_causal) return columns;
+  return probe.position < 0 ? 0 : min(columns, probe.position / p.group_tokens + 1);
+}
+
+/// Of the rows of a warpgroup.
+struct SeenRange {
+  int fewest;
+  int most;
+};
+
+/// One warp.
+__device__ inline SeenRange seen_range(const int* seen) {
+  constexpr unsigned kAll = 0xFFFFFFFFU;
+  static_assert(kWarpgroupRows == 64);
+  const int a = seen[lane_id()];
+  const int b = seen[lane_id() + 32];
+  return {__reduce_min_sync(kAll, min(a, b)), __reduce_max_sync(kAll, max(a, b))};
+}
+
+/// Selects -inf where a row does not see a column, so that what the column holds does not matter.
+template <typename Element>
+__device__ __forceinline__ void hide_columns(const Work& w, int step, Products<Element>& products) {
+  using Of = Products<Element>;
+#pragma unroll
+  for (int eighth = 0; eighth < Of::kEighths; ++eighth) {
+    const int seen = w.lists.seen[Of::lane_row(eighth)] - step * kColumns;
+#pragma unroll
+    for (int strip = 0; strip < Of::kStrips; ++strip) {
+#pragma unroll
+      for (int i = 0; i < kLaneColumns; ++i) {
+        if (Of::lane_column(strip, i) >= seen) products.at(strip, eighth, i) = -INFINITY;
       }
-      if (n > 0) leave_slot(w, before);
-      before = at.slot;
-      at.advance(p.stages);
     }
-    products.await_all();
-    leave_slot(w, before);
-    if (tile >= w.lists.item.tiles) break;
-    const ColumnRule* rules = w.lists.rules[warpgroup];
-    if (sight.sees_any && sight.has_hidden) hide_columns<V>(w, rules, products);
-    reduce_tile<V>(w, tile, rules, products);
   }
 }
 
-// ---- all items ----------------------------------------------------------------------------------
+// ---- consumers: pieces --------------------------------------------------------------------------
 
-// work_of() and item_index() repeat lines of estimate_kernel: shared, they change how ptxas
-// allocates its registers, and pooled_lse took 4 to 8 % longer in such forms.
+/// Largest logit of a row so far, in log2 units, and the lane's part of the sum of
+/// exp2(logit - largest).
+struct RowSum {
+  float largest = -INFINITY;
+  float sum = 0.0F;
 
-/// The CTA's, in its dynamic shared memory.
-template <typename V>
-__device__ inline Work<V> work_of(const Params& p, std::byte* shared_bytes) {
-  const std::uint32_t resident =
-      shared_address(shared_bytes) + static_cast<std::uint32_t>(sizeof(Lists<V>));
-  const unsigned group = blockIdx.x / V::kGroupCtas;
-  return {.p = p,
-          .lists = *reinterpret_cast<Lists<V>*>(shared_bytes),
-          .resident = resident,
-          .ring = resident + SharedLayout<V>::resident_bytes(p.chunks),
-          .slab = p.slab + static_cast<index_t>(group) * V::kRows * p.slab_width,
-          .rank = static_cast<int>(blockIdx.x % V::kGroupCtas),
-          .phases = 0};
+  __device__ void add(float step_largest, float step_sum) {
+    const float both = fmaxf(largest, step_largest);
+    const float reference = reference_of(both);
+    sum = sum * exp2_approx(largest - reference) + step_sum * exp2_approx(step_largest - reference);
+    largest = both;
+  }
+  /// log2 of the row's sum; kLeftOut if it sees nothing. Lanes of a row are neighbours.
+  [[nodiscard]] __device__ float reference() const {
+    float all = sum;
+    all += __shfl_xor_sync(0xFFFFFFFFU, all, 1);
+    all += __shfl_xor_sync(0xFFFFFFFFU, all, 2);
+    return largest == -INFINITY ? kLeftOut : largest + log2f(all);
+  }
+};
+
+/// Pieces of a row in a step, the first `strips` of it; adds them to `total`. What take_log_sums()
+/// does, less biases and with one reference for all columns.
+template <int kLog2Piece, typename Element>
+__device__ __forceinline__ void reduce_row(const Params& p, Products<Element>& products, int eighth,
+                                           int strips, float* pieces, RowSum& total) {
+  using Of = Products<Element>;
+  float largest = -INFINITY;
+#pragma unroll
+  for (int strip = 0; strip < Of::kStrips; ++strip) {
+#pragma unroll
+    for (int i = 0; i < kLaneColumns; ++i) largest = fmaxf(largest, products.at(strip, eighth, i));
+  }
+  largest = fmaxf(largest, __shfl_xor_sync(0xFFFFFFFFU, largest, 1));
+  largest = fmaxf(largest, __shfl_xor_sync(0xFFFFFFFFU, largest, 2)) * p.scale_log2;
+  const float reference = reference_of(largest);
+  float sum = 0.0F;
+#pragma unroll
+  for (int strip = 0; strip < Of::kStrips; ++strip) {
+    float v[kLaneColumns];
+#pragma unroll
+    for (int i = 0; i < kLaneColumns; ++i) {
+      v[i] = exp2_approx(fmaf(products.at(strip, eighth, i), p.scale_log2, -reference));
+    }
+    fold_columns<kLog2Piece>(v, Sum{});
+#pragma unroll
+    for (int i = 0; i < kLanePieces<kLog2Piece>; ++i) {
+      if (has_pieces<kLog2Piece>()) sum += v[i];
+      v[i] = reference + log2_approx(v[i]);
+      if (isnan(v[i]) && largest > -INFINITY) v[i] = INFINITY;
+    }
+    if (strip < strips) {
+      store_pieces<kLog2Piece>(v, pieces + (strip * kWarpColumns >> kLog2Piece));
+    }
+  }
+  total.add(largest, sum);
 }
 
-/// What the CTA's cluster takes in a round, as in estimate_kernel.
-template <typename V>
-__device__ inline index_t item_index(index_t round) {
-  const unsigned groups = gridDim.x / V::kGroupCtas;
-  const unsigned group = blockIdx.x / V::kGroupCtas;
-  return round * groups + (round % 2 == 0 ? group : groups - 1 - group);
+template <int kLog2Piece, typename Element>
+__device__ __forceinline__ void reduce_step(const Work& w, const Item& item, int step,
+                                            Products<Element>& products, RowSum (&totals)[2]) {
+  const int strips = (item.tiles * kTileColumns - step * kColumns) / kWarpColumns;
+#pragma unroll
+  for (int eighth = 0; eighth < Products<Element>::kEighths; ++eighth) {
+    const int row = Products<Element>::lane_row(eighth);
+    float* pieces =
+        w.slab + static_cast<index_t>(row) * w.p.slab_width + (step * kColumns >> kLog2Piece);
+    reduce_row<kLog2Piece>(w.p, products, eighth, strips, pieces, totals[eighth]);
+  }
 }
 
-template <typename V>
-__device__ inline void produce(const Work<V>& w) {
-  const Params& p = w.p;
+template <typename Element>
+__device__ __forceinline__ void reduce_step(const Work& w, const Item& item, int step,
+                                            Products<Element>& products, RowSum (&totals)[2]) {
+  switch (w.p.log2_columns) {
+    case 0:
+      return reduce_step<0>(w, item, step, products, totals);
+    case 1:
+      return reduce_step<1>(w, item, step, products, totals);
+    case 2:
+      return reduce_step<2>(w, item, step, products, totals);
+    case 3:
+      return reduce_step<3>(w, item, step, products, totals);
+    case 4:
+      return reduce_step<4>(w, item, step, products, totals);
+    default:
+      return reduce_step<5>(w, item, step, products, totals);
+  }
+}
+
+/// Pieces of a step of which the warp's rows see nothing.
+__device__ inline void store_hidden(const Work& w, const Item& item, int step) {
+  constexpr int kWarpRows = kRows / kConsumerWarps;
+  const int log2_piece = w.p.log2_columns;
+  const int begin = step * kColumns >> log2_piece;
+  const int end = min(item.tiles * kTileColumns, (step + 1) * kColumns) >> log2_piece;
+  for (int row = warp_id() * kWarpRows; row < (warp_id() + 1) * kWarpRows; ++row) {
+    float* pieces = w.slab + static_cast<index_t>(row) * w.p.slab_width;
+    for (int piece = begin + lane_id(); piece < end; piece += 32) __stcg(pieces + piece, -INFINITY);
+  }
+}
+
+// ---- consumers: items ---------------------------------------------------------------------------
+
+inline constexpr int kConsumersBarrier = 1;
+
+template <typename Element>
+__device__ __forceinline__ void consume_item(const Work& w, const Item& item, std::uint32_t parity,
+                                             RingPlace& at) {
+  const int warpgroup = __shfl_sync(0xFFFFFFFFU, warp_id() / 4, 0);  // in a uniform register
+  const SeenRange seen = seen_range(w.lists.seen + warpgroup * kWarpgroupRows);
+  const int steps = column_steps(item);
+  RowSum totals[2];
+  for (int step = 0; step < steps; ++step) {
+    const bool sees = seen.most > step * kColumns;
+    Products<Element> products;
+    if (sees) {
+      multiply_step(w, warpgroup, at, products);
+      if (seen.fewest < (step + 1) * kColumns) hide_columns(w, step, products);
+    } else {
+      pass_step(w, at);
+    }
+    if (step == 0) wait(&w.lists.finished, parity ^ 1U);
+    if (sees) {
+      reduce_step(w, item, step, products, totals);
+    } else {
+      store_hidden(w, item, step);
+    }
+  }
+  if (steps == 0) wait(&w.lists.finished, parity ^ 1U);
+#pragma unroll
+  for (int eighth = 0; eighth < 2; ++eighth) {
+    const int row = Products<Element>::lane_row(eighth);
+    const float reference = totals[eighth].reference();
+    if (lane_id() % 4 == 0) w.lists.references[row] = reference;
+  }
+  arrive(&w.lists.stored);
+}
+
+template <typename Element>
+__device__ __forceinline__ void consume(const Work& w) {
   RingPlace at;
+  std::uint32_t parity = 0;
   for (index_t round = 0;; ++round) {
-    const index_t index = item_index<V>(round);
-    if (index >= p.items) break;
-    fetch_item(w, item_at(p, index), at);
+    const index_t index = item_index(round);
+    if (index >= w.p.items) break;
+    const Item item = own_item(w, index);
+    sync_named(kConsumersBarrier, kConsumers);  // nobody reads the lists of the item before
+    if (threadIdx.x < kRows) {
+      w.lists.seen[threadIdx.x] = seen_columns(w.p, item, static_cast<int>(threadIdx.x));
+    }
+    sync_named(kConsumersBarrier, kConsumers);
+    consume_item<Element>(w, item, parity, at);
+    parity ^= 1U;
   }
 }
 
-template <typename V>
-__device__ __forceinline__ void consume(const Work<V>& w) {
+// ---- finishers ----------------------------------------------------------------------------------
+
+/// Importance of four KV blocks from `block` on for the query block whose first row is `first_row`:
+/// the mean over its rows of their shares. A piece is a block.
+__device__ inline void mean_shares(const Work& w, int first_row, int block, float (&mean)[4]) {
+  constexpr int kRowsAtOnce = 8;
+  const int rows = w.p.rows_per_block;
+  const float* pieces = w.slab + static_cast<index_t>(first_row) * w.p.slab_width + block;
+  int counted = 0;
+#pragma unroll
+  for (float& x : mean) x = 0.0F;
+  for (int begin = 0; begin < rows; begin += kRowsAtOnce) {
+    float4 v[kRowsAtOnce];  // behind the last row it again: loads wait for no branch
+#pragma unroll
+    for (int r = 0; r < kRowsAtOnce; ++r) {
+      const index_t row = min(begin + r, rows - 1);
+      v[r] = __ldcg(reinterpret_cast<const float4*>(pieces + row * w.p.slab_width));
+    }
+#pragma unroll
+    for (int r = 0; r < kRowsAtOnce; ++r) {
+      const float reference = w.lists.references[first_row + min(begin + r, rows - 1)];
+      if (begin + r >= rows || reference == kLeftOut) continue;
+      ++counted;
+      mean[0] += exp2_approx(v[r].x - reference);
+      mean[1] += exp2_approx(v[r].y - reference);
+      mean[2] += exp2_approx(v[r].z - reference);
+      mean[3] += exp2_approx(v[r].w - reference);
+    }
+  }
+#pragma unroll
+  for (float& x : mean) x /= static_cast<float>(max(counted, 1));
+}
+
+/// A finisher's query blocks of an item.
+__device__ inline void finish_item(const Work& w, const Item& item) {
+  constexpr int kLaneBlocks = 4;
   const Params& p = w.p;
-  RingPlace at;
-  std::uint32_t meeting = 0;
-  for (index_t round = 0;; ++round) {
-    const index_t index = item_index<V>(round);
-    if (index >= p.items) break;
-    if (threadIdx.x == 0) w.lists.item = item_at(p, index);
-    sync_consumers<V>();
-    list_rows(w);
-    sweep_boxes(w, at);
-    sync_cluster_consumers(w, meeting);  // all pieces are in the slab
-    const Range blocks = own_blocks(w);
-    list_references(w, blocks);
-    sync_consumers<V>();
-    store_importance(w, blocks);
-    sync_cluster_consumers(w, meeting);  // nobody reads the slab or the lists any more
+  const index_t chunk_blocks = p.q_block_end - p.q_block_begin;
+  for (int i = warp_id() - kFirstFinisher; i < item.blocks; i += kFinishers) {
+    const int q_block = item.first_block + i;
+    const int visible = visible_blocks(p, item, block_queries(p, q_block));
+    float* importance =
+        p.importance + (item.head_q * chunk_blocks + q_block - p.q_block_begin) * p.num_kv_blocks;
+    for (int block = lane_id() * kLaneBlocks; block < p.num_kv_blocks; block += 32 * kLaneBlocks) {
+      float mean[kLaneBlocks] = {};
+      if (block < visible) mean_shares(w, i * p.rows_per_block, block, mean);
+#pragma unroll
+      for (int n = 0; n < kLaneBlocks; ++n) {
+        if (block + n >= p.num_kv_blocks) break;
+        importance[block + n] = block + n < visible ? mean[n] : 0.0F;
+      }
+    }
   }
 }
 
-template <typename V>
-__global__ void __launch_bounds__(V::kThreads + kProducerThreads, V::kCtasPerSm)
-    stream_kernel(const __grid_constant__ Params p) {
-  extern __shared__ __align__(kOperandAlignment) std::byte shared_bytes[];
-  const Work<V> work = work_of<V>(p, shared_bytes);
+__device__ inline void finish(const Work& w) {
+  std::uint32_t parity = 0;
+  for (index_t round = 0;; ++round) {
+    const index_t index = item_index(round);
+    if (index >= w.p.items) break;
+    wait(&w.lists.stored, parity);
+    finish_item(w, own_item(w, index));
+    arrive(&w.lists.finished);
+    parity ^= 1U;
+  }
+}
+
+// ---- kernel -------------------------------------------------------------------------------------
+
+[[nodiscard]] constexpr int shared_bytes(int stages) {
+  return static_cast<int>(sizeof(Lists)) + stages * kSlotBytes;
+}
+
+template <typename Element>
+__global__ void __launch_bounds__(kThreads, 1) stream_kernel(const __grid_constant__ Params p) {
+  extern __shared__ __align__(kOperandAlignment) std::byte shared[];
+  const Work work{.p = p,
+                  .lists = *reinterpret_cast<Lists*>(shared),
+                  .ring = shared_address(shared) + static_cast<std::uint32_t>(sizeof(Lists)),
+                  .slab = p.slab + static_cast<index_t>(blockIdx.x) * kRows * p.slab_width,
+                  .rank = static_cast<int>(blockIdx.x % kClusterCtas)};
   if (threadIdx.x < p.stages) {
     init_barrier(&work.lists.arrived[threadIdx.x], 1);
-    init_barrier(&work.lists.emptied[threadIdx.x], V::kGroupCtas * V::kThreads / 32);
+    init_barrier(&work.lists.emptied[threadIdx.x], kClusterCtas * kConsumerWarps);
   }
-  if (threadIdx.x == 0) init_barrier(&work.lists.consumers_met, V::kGroupCtas);
+  if (threadIdx.x == 0) {
+    init_barrier(&work.lists.stored, kConsumers);
+    init_barrier(&work.lists.finished, kFinishers * 32);
+  }
   publish_barriers();
   sync_cluster();
-  if (threadIdx.x < V::kThreads) {
+  if (threadIdx.x < kConsumers) {
     take_registers<kConsumerRegisters>();
-    consume(work);
+    consume<Element>(work);
   } else {
-    give_up_registers<kProducerRegisters>();
-    if (warp_id() == V::kThreads / 32) produce(work);
+    give_up_registers<kOtherRegisters>();
+    if (warp_id() >= kFirstFinisher) {
+      finish(work);
+    } else {
+      produce(work);
+    }
   }
   sync_cluster();  // nobody writes to a CTA that has left
 }
 
-}  // namespace psa::cuda::estimation
+}  // namespace psa::cuda::estimation::stream
