@@ -66,8 +66,10 @@ struct SharedStorage {
   static constexpr int kQueryBytes = kQueryRows / 8 * kGranuleBytes;
   static constexpr int kTileBytes = Traits::kTileKv / 8 * kGranuleBytes;
 
-  /// Notes outlive their K slot: a consumer reads them until its soft-max is done.
-  static constexpr int kNoteSlots = Traits::kKeyStages + 1;
+  /// Notes outlive their K slot: a consumer reads them until its soft-max is done. That they have
+  /// been read shows in the release of the next K slot, or with a map as next tile, between which
+  /// and the reads only warps are synchronised (racecheck does not see that), of the one after.
+  static constexpr int kNoteSlots = Traits::kKeyStages + (Traits::kHasFirstOrder ? 2 : 1);
 
   alignas(1024) std::byte q[kQueryBytes];
   alignas(1024) std::byte k[Traits::kKeyStages][kTileBytes];
