@@ -71,6 +71,17 @@ struct ProbeSums {
     x22 += x2 * x2;
   }
 
+  /// Sums over other channels of the row, whose masses are the same.
+  PSA_HD void add(const ProbeSums& other) {
+    oo += other.oo;
+    yy += other.yy;
+    y1 += other.y1;
+    y2 += other.y2;
+    x11 += other.x11;
+    x12 += other.x12;
+    x22 += other.x22;
+  }
+
   [[nodiscard]] PSA_HD bool qualifies() const {
     return rest_mass > Real(0) && read_mass + rest_mass >= Real(0x1p-40) && is_finite_float(yy) &&
            is_finite_float(x11) && is_finite_float(x22) && is_finite_float(oo) &&

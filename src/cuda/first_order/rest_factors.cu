@@ -22,7 +22,7 @@ namespace {
 // ---- sums ---------------------------------------------------------------------------------------
 
 constexpr int kMaxRow = 256;  // elements of a row: head_dim <= 256
-constexpr int kSumWarps = 8;
+constexpr int kSumWarps = 4;
 
 __device__ float warp_sum(float x) {
 #pragma unroll
@@ -30,13 +30,22 @@ __device__ float warp_sum(float x) {
   return x;
 }
 
-/// A warp of probe_sums: a probe row.
+/// A CTA of probe_sums: a probe row. Its threads are channels.
 template <typename Element>
 struct ProbeRow {
+  using Sums = semantics::ProbeSums<float>;
+
+  struct Shared {
+    alignas(16) float query[kMaxRow];  // zeros behind its end
+    Sums sums[kSumWarps];
+  };
+
   const ProbeParams& p;
+  Shared& shared;
   int head, probe;
-  float* query;  // [kMaxRow], in shared memory
-  int lane;
+
+  static __device__ int thread() { return static_cast<int>(threadIdx.x); }
+  static __device__ int lane() { return thread() % 32; }
 
   [[nodiscard]] __device__ const float* masses(int chunk) const {
     const index_t part = index_t{head} * (p.work.probe.chunks + 1) + chunk;
@@ -47,16 +56,15 @@ struct ProbeRow {
     return p.work.probe.values + (part * kProbes + probe) * 2 * p.work.row;
   }
 
-  /// The query in float, zeros behind its end, in `query`.
   __device__ void load_query(const QueryBlock& q) const {
     const auto row = static_cast<int>(semantics::probe_row(probe, p.call.len_q));
     const index_t at = q.batch * p.call.q.batch_stride + q.head * p.call.q.head_stride +
                        query_token(p.call, q, row) * p.call.q.token_stride;
     const auto* from = reinterpret_cast<const Element*>(p.call.q.data) + at;
-    for (int channel = lane; channel < p.work.row; channel += 32) {
-      query[channel] = channel < p.call.head_dim ? to_float(from[channel]) : 0.0F;
+    for (int channel = thread(); channel < p.work.row; channel += 32 * kSumWarps) {
+      shared.query[channel] = channel < p.call.head_dim ? to_float(from[channel]) : 0.0F;
     }
-    __syncwarp();
+    __syncthreads();
   }
 
   /// Number `channel` of q M; 0 if it is not finite. Lanes read neighbouring rows of the map.
@@ -70,7 +78,7 @@ struct ProbeRow {
 #pragma unroll
       for (int pair = 0; pair < 4; ++pair) {
         const float2 two = unpack_pair<Element>(packed, pair);
-        const float2 own = *reinterpret_cast<const float2*>(query + 8 * piece + 2 * pair);
+        const float2 own = *reinterpret_cast<const float2*>(shared.query + 8 * piece + 2 * pair);
         sum = fmaf(own.x, two.x, fmaf(own.y, two.y, sum));
       }
     }
@@ -78,13 +86,12 @@ struct ProbeRow {
     return isfinite(sum) ? sum : 0.0F;
   }
 
-  __device__ void run() const {
-    const QueryBlock q = probe_block(p, head, probe);
-    load_query(q);
+  /// Of a warp's channels, in every lane.
+  __device__ Sums sum_channels(const QueryBlock& q) const {
     const int chunks = p.work.probe.chunks;  // fewer than 32
     // Lane c has the masses of chunk c, the last one those of the means.
-    const bool has_chunk = lane <= chunks;
-    const float4 own = has_chunk ? *reinterpret_cast<const float4*>(masses(lane))
+    const bool has_chunk = lane() <= chunks;
+    const float4 own = has_chunk ? *reinterpret_cast<const float4*>(masses(lane()))
                                  : float4{-INFINITY, 0.0F, 0.0F, 0.0F};
     float largest = own.x;
 #pragma unroll
@@ -92,12 +99,12 @@ struct ProbeRow {
       largest = fmaxf(largest, __shfl_xor_sync(kAllLanes, largest, lanes));
     }
     const float scale = own.x == -INFINITY ? 0.0F : exp2f(own.x - largest);
-    const bool is_means = lane == chunks;
+    const bool is_means = lane() == chunks;
     const float all_mass = warp_sum(is_means ? 0.0F : scale * own.y);
     const float read_mass = warp_sum(is_means ? 0.0F : scale * own.z);
     const float rest_mass = warp_sum(is_means ? scale * own.y : 0.0F);
-    semantics::ProbeSums<float> sums{read_mass, rest_mass, 0, 0, 0, 0, 0, 0, 0};
-    for (int channel = lane; channel - lane < p.call.head_dim; channel += 32) {
+    Sums sums{read_mass, rest_mass, 0, 0, 0, 0, 0, 0, 0};
+    for (int channel = thread(); channel - lane() < p.call.head_dim; channel += 32 * kSumWarps) {
       const bool is_there = channel < p.call.head_dim;
       float all = 0.0F;
       float read = 0.0F;
@@ -120,21 +127,29 @@ struct ProbeRow {
     for (float* sum : {&sums.yy, &sums.y1, &sums.y2, &sums.x11, &sums.x12, &sums.x22, &sums.oo}) {
       *sum = warp_sum(*sum);
     }
-    if (lane == 0) p.work.probe.sums[index_t{head} * kProbes + probe] = sums;
+    return sums;
+  }
+
+  __device__ void run() const {
+    const QueryBlock q = probe_block(p, head, probe);
+    load_query(q);
+    const Sums own = sum_channels(q);
+    if (lane() == 0) shared.sums[thread() / 32] = own;
+    __syncthreads();
+    if (thread() > 0) return;
+    Sums all = shared.sums[0];
+#pragma unroll
+    for (int warp = 1; warp < kSumWarps; ++warp) all.add(shared.sums[warp]);
+    p.work.probe.sums[index_t{head} * kProbes + probe] = all;
   }
 };
 
 template <typename Element>
 __global__ void __launch_bounds__(32 * kSumWarps)
     probe_sums(const __grid_constant__ ProbeParams p) {
-  __shared__ alignas(16) float queries[kSumWarps][kMaxRow];
-  const int warp = static_cast<int>(threadIdx.x) / 32;
-  constexpr int kCtas = kProbes / kSumWarps;  // of a head
-  const int probe = static_cast<int>(blockIdx.x) % kCtas * kSumWarps + warp;
-  if (probe >= p.probes) return;
-  ProbeRow<Element>{p, static_cast<int>(blockIdx.x) / kCtas, probe, queries[warp],
-                    static_cast<int>(threadIdx.x) % 32}
-      .run();
+  __shared__ typename ProbeRow<Element>::Shared shared;
+  const auto cta = static_cast<int>(blockIdx.x);
+  ProbeRow<Element>{p, shared, cta / p.probes, cta % p.probes}.run();
 }
 
 // ---- factors ------------------------------------------------------------------------------------
@@ -209,7 +224,8 @@ __global__ void __launch_bounds__(32 * kScaleWarps)
 template <typename Element>
 void launch(const ProbeParams& p, unsigned int heads, cudaStream_t stream) {
   meet_probe_keys<Element>(p, heads, stream);
-  probe_sums<Element><<<heads*(kProbes / kSumWarps), 32 * kSumWarps, 0, stream>>>(p);
+  const unsigned int rows = heads * static_cast<unsigned>(p.probes);
+  probe_sums<Element><<<rows, 32 * kSumWarps, 0, stream>>>(p);
   check_launch("probe_sums");
   const unsigned int fits =  // of a causal call every number of probes that tells a factor
       p.call.is_causal ? static_cast<unsigned>(p.probes - semantics::kFewestProbes + 1) : 1;
