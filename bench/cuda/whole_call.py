@@ -35,7 +35,7 @@ WAN480 = {"grid": (21, 30, 52), "heads": 12, "head_dim": 128}
 WAN22 = {"grid": (31, 22, 40), "heads": 24, "head_dim": 128}
 COG = {"grid": (13, 30, 45), "heads": 48, "head_dim": 64, "text": 226}
 SHAPES = {"grid": (16, 32, 32), "batch": 12, "heads": 2, "head_dim": 64}
-QWEN = {"length": 32768, "heads": 28, "heads_kv": 4, "head_dim": 128, "causal": True}
+QWEN = {"grid": (32, 32, 32), "heads": 28, "heads_kv": 4, "head_dim": 128, "causal": True}
 
 
 def quota(*budget, **more):
@@ -60,6 +60,8 @@ ROWS = (
     ("cogvideox-5b quota", COG, "normal", quota(.05, .15, .25, .50), 4.0),
     ("qwen2.5-vl-7b causal", QWEN, "normal",
      quota(.21, .26, .26, .36, importance="antidiagonal", stride=16, causal=True), 3.0),
+    ("qwen2.5-vl-7b linear .25", QWEN, "structured",
+     {"density": .25, "levels": 1, "rest": "linear", "sink": 1, "causal": True}, None),
     ("wan-720p means .10", WAN720, "structured", {"density": .10}, 6.0),
     ("wan-720p means .10, gilbert", WAN720, "structured",
      {"density": .10, "order": "gilbert"}, None),
@@ -83,22 +85,24 @@ def normal_inputs(shape, length):
 
 def structured_inputs(shape, length):
     """Random Fourier features of the token's place in the grid, so that attention falls off with the
-    distance; another length scale (2 to 32 tokens) for each head."""
+    distance; another length scale (2 to 32 tokens) for each head of k and v."""
     heads, head_dim = shape["heads"], shape["head_dim"]
+    heads_kv = shape.get("heads_kv", heads)
     generator = torch.Generator(device="cuda").manual_seed(0)
     axes = [torch.arange(n, device="cuda") for n in shape["grid"]]
     frame, row, column = torch.meshgrid(*axes, indexing="ij")
     place = torch.stack([2.0 * frame, 1.0 * row, 1.0 * column], -1).reshape(-1, 3)
-    q, k, v = (torch.empty(1, heads, length, head_dim, device="cuda", dtype=torch.bfloat16)
-               for _ in range(3))
+    q, k, v = (torch.empty(1, h, length, head_dim, device="cuda", dtype=torch.bfloat16)
+               for h in (heads, heads_kv, heads_kv))
     noise = lambda: torch.randn(length, head_dim, device="cuda", generator=generator)  # noqa: E731
-    for h in range(heads):
-        scale = 2.0 * 2 ** (4 * h / max(1, heads - 1))
+    for h in range(heads_kv):
+        scale = 2.0 * 2 ** (4 * h / max(1, heads_kv - 1))
         waves = torch.randn(3, head_dim, device="cuda", generator=generator) / scale
         phase = torch.rand(head_dim, device="cuda", generator=generator) * 2 * math.pi
         feature = math.sqrt(2) * torch.cos(place @ waves + phase)
         strength = math.sqrt(12 * math.sqrt(head_dim) / head_dim)  # largest logits about 12
-        q[0, h] = strength * feature + 0.5 * noise()
+        for sharing in range(h * heads // heads_kv, (h + 1) * heads // heads_kv):
+            q[0, sharing] = strength * feature + 0.5 * noise()
         k[0, h] = strength * feature + 0.5 * noise()
         slow = torch.randn(3, head_dim, device="cuda", generator=generator) / (2 * scale)
         v[0, h] = math.sqrt(2) * torch.cos(place @ slow + phase) + 0.3 * noise()
@@ -200,7 +204,7 @@ def run_row(row, args):
     name, shape, data, config, target = row
     torch.manual_seed(0)
     text = shape.get("text", 0)
-    length = shape.get("length") or math.prod(shape["grid"]) + text
+    length = math.prod(shape["grid"]) + text
     causal = bool(shape.get("causal"))
     q, k, v = INPUTS[data](shape, length)
     out = torch.empty_like(q)
