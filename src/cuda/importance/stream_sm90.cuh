@@ -22,10 +22,10 @@
 //
 // Barriers, in each CTA:
 //
-//   arrived   of a slot, 1 arrival, of the producer, and 48 KB, whoever fetched them: chunk is
-//   there emptied   of a slot, 16 arrivals, of every consumer warp of both CTAs: both producers may
-//   write
-//             to it
+//   arrived   of a slot: 1 arrival, the producer's, and 48 KB, whoever fetched them: the chunk
+//             is there
+//   emptied   of a slot: 16 arrivals, of every consumer warp of both CTAs: both producers may
+//             write to it
 //   stored    256 arrivals, of the consumers' threads: the item's pieces and references are there
 //   finished  96 arrivals, of the finishers' threads: nobody reads them any more
 //
