@@ -61,4 +61,14 @@ PSA_HD constexpr bool is_group_visible(bool causal, index_t key, index_t last_qu
   return !causal || key <= last_query_position;
 }
 
+/// S-11. How many of `groups` groups of keys, which begin at multiples of `stride`, are visible so:
+/// the first ones.
+template <typename Int>
+PSA_HD constexpr Int visible_groups(bool causal, Int groups, Int stride, Int last_query_position) {
+  if (!causal) return groups;
+  if (last_query_position < 0) return 0;
+  const Int begun = last_query_position / stride + 1;
+  return begun < groups ? begun : groups;
+}
+
 }  // namespace psa::semantics

@@ -171,6 +171,14 @@ ProblemShape large_shape(index_t heads_q, index_t heads_kv, index_t len_q, index
           .dtype_out = dtype};
 }
 
+/// More items of the antidiagonal than clusters run at a time.
+LargeCase many_items(const char* name, const ProblemShape& shape) {
+  LargeCase c{name, shape};
+  c.causal = true;
+  c.antidiagonal_stride = 4;
+  return c;
+}
+
 std::vector<LargeCase> large_cases() {
   constexpr DType kF16 = DType::kF16;
   constexpr DType kBf16 = DType::kBF16;
@@ -210,25 +218,9 @@ std::vector<LargeCase> large_cases() {
        MemoryLayout::kPadded},
       // An item per head of the antidiagonal, of as many chunks as a ring has slots: every group of
       // CTAs goes through several, in rounds of either parity.
-      {"ManyItems",
-       large_shape(200, 100, 520, 520, 32, kBf16),
-       128,
-       128,
-       true,
-       {},
-       false,
-       MemoryLayout::kBhld,
-       4},
+      many_items("ManyItems", large_shape(200, 100, 520, 520, 32, kBf16)),
       // ... and of several steps of columns each.
-      {"ManyLongItems",
-       large_shape(72, 36, 2100, 2100, 32, kBf16),
-       128,
-       128,
-       true,
-       {},
-       false,
-       MemoryLayout::kBhld,
-       4},
+      many_items("ManyLongItems", large_shape(72, 36, 2100, 2100, 32, kBf16)),
   };
 }
 

@@ -95,5 +95,21 @@ TEST(Antidiagonal, S11AGroupIsVisibleUpToTheLastQuery) {
   EXPECT_TRUE(is_group_visible(false, 9, 8));
 }
 
+TEST(Antidiagonal, S11VisibleGroupsAreThoseThatAreVisibleOneByOne) {
+  for (const bool causal : {false, true}) {
+    for (const index_t stride : {4, 8, 16}) {
+      for (const index_t groups : {0, 1, 5}) {
+        for (index_t position = -20; position < 100; ++position) {
+          index_t visible = 0;
+          for (index_t group = 0; group < groups; ++group) {
+            visible += is_group_visible(causal, group * stride, position) ? 1 : 0;
+          }
+          EXPECT_EQ(visible_groups(causal, groups, stride, position), visible);
+        }
+      }
+    }
+  }
+}
+
 }  // namespace
 }  // namespace psa::semantics
