@@ -3,6 +3,7 @@
 
 #include <array>
 #include <cstring>
+#include <utility>
 
 #include "cpu/backend.hpp"
 #include "cuda/backend.hpp"
@@ -36,6 +37,11 @@ std::vector<BackendEntry> make_host_entries() {
       entry.reason = known.purpose;
     }
     entries.push_back(entry);
+  }
+  const bool has_bf16 = entries[0].backend != nullptr;
+  if (has_bf16 && entries[0].backend != &cpu::backend()) {
+    entries[0].reason = "AVX-512 with bf16 dot products, slower than f32 on this processor";
+    std::swap(entries[0], entries[1]);
   }
   entries.push_back({&reference::backend(), "reference", "",
                      "the oracle: double precision, naive; only when asked for by name"});

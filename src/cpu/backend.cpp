@@ -11,6 +11,7 @@
 #include <utility>
 #include <vector>
 
+#include "cpu/processor.hpp"
 #include "cpu/stages.hpp"
 
 namespace psa::cpu {
@@ -24,7 +25,7 @@ struct IsaList {
   std::size_t count = 0;
 };
 
-/// A bf16 table stands for its own instruction set with the f32 table before it.
+/// Slowest first. A bf16 table stands for its own instruction set with the f32 table before it.
 IsaList find_isas() {
   IsaList list;
   const TileKernels* f32 = nullptr;
@@ -33,6 +34,11 @@ IsaList find_isas() {
     if (is_f32) f32 = tiles;
     list.name[list.count] = tiles->isa;
     list.isa[list.count++] = {f32, is_f32 ? nullptr : tiles, row_kernels(tiles->isa)};
+    const bool f32_is_quicker = !is_f32 && processor_is_slow_at_bf16();
+    if (f32_is_quicker) {
+      std::swap(list.name[list.count - 2], list.name[list.count - 1]);
+      std::swap(list.isa[list.count - 2], list.isa[list.count - 1]);
+    }
   }
   return list;
 }

@@ -42,10 +42,13 @@ bool processor_has_avx512() {
 bool processor_has_avx512_bf16() {
   return processor_has_avx512() && __builtin_cpu_supports("avx512bf16");
 }
+
+bool processor_is_slow_at_bf16() { return __builtin_cpu_is("intel"); }
 #else
 bool processor_has_avx2() { return false; }
 bool processor_has_avx512() { return false; }
 bool processor_has_avx512_bf16() { return false; }
+bool processor_is_slow_at_bf16() { return false; }
 #endif
 
 }  // namespace psa::cpu

@@ -106,13 +106,5 @@ std::span<const TileKernels* const> all_supported() {
   return {tables().table.data(), tables().count};
 }
 
-const TileKernels& best(Compute wish) {
-  const TileKernels* found = tables().table[0];
-  for (const TileKernels* kernels : all_supported()) {
-    if (kernels->compute == Compute::kF32 || kernels->compute == wish) found = kernels;
-  }
-  return *found;
-}
-
 }  // namespace psa::cpu
 #endif  // HWY_ONCE

@@ -218,11 +218,8 @@ inline void reset_output(const PackShape& shape, float* output, const SoftmaxSta
   std::fill_n(state.rescale, queries, 1.0F);
 }
 
-/// Every table that this CPU can run, slowest first.
+/// Every table that this CPU can run, in the order of their instruction sets; a bf16 table follows
+/// the f32 table of the same.
 [[nodiscard]] std::span<const TileKernels* const> all_supported();
-
-/// The quickest table of a compute type. kBF16 is a wish: without native bf16 it gives the quickest
-/// f32 table, so ask the result's `compute` before sizing buffers.
-[[nodiscard]] const TileKernels& best(Compute wish);
 
 }  // namespace psa::cpu

@@ -1,6 +1,6 @@
 // SPDX-License-Identifier: Apache-2.0
 
-// Which backend serves which device. What these tests ask for is refused on every machine.
+// Which backend serves which device. What these tests ask for by name is refused on every machine.
 
 #include "core/registry.hpp"
 
@@ -8,7 +8,9 @@
 #include <gtest/gtest.h>
 
 #include <string>
+#include <vector>
 
+#include "cpu/processor.hpp"
 #include "psa/error.hpp"
 #include "support/tensors.hpp"
 
@@ -73,6 +75,22 @@ TEST(Registry, DevicesComeFirstAndTheReferenceLast) {
   EXPECT_STREQ(all[1].isa, "sm_80");
   EXPECT_STREQ(all.back().name, "reference");
   for (const core::BackendEntry& entry : all) EXPECT_STRNE(entry.reason, "");
+}
+
+TEST(Registry, Bf16DotProductsComeBehindF32WhereTheyAreSlower) {
+  std::vector<std::string> isas;
+  const core::BackendEntry* bf16 = nullptr;
+  for (const core::BackendEntry& entry : core::backend_entries(DeviceType::kCpu)) {
+    if (entry.backend == nullptr) continue;
+    isas.emplace_back(entry.isa);
+    if (isas.back() == "avx512_bf16") bf16 = &entry;
+  }
+  if (bf16 == nullptr) GTEST_SKIP() << "this processor has no AVX512_BF16 instructions";
+  const bool is_slow = cpu::processor_is_slow_at_bf16();
+  EXPECT_EQ(isas[0], is_slow ? "avx512" : "avx512_bf16");
+  EXPECT_EQ(isas[1], is_slow ? "avx512_bf16" : "avx512");
+  EXPECT_EQ(std::string(bf16->reason).find("slower") != std::string::npos, is_slow);
+  EXPECT_EQ(core::choose_backend("auto", "", Problem().geometry(), Device{}).isa, isas[0]);
 }
 
 }  // namespace
