@@ -6,6 +6,7 @@ option(PSA_BUILD_TESTS "Build the tests" ${PROJECT_IS_TOP_LEVEL})
 option(PSA_BUILD_BENCH "Build the benchmarks" OFF)
 option(PSA_BUILD_FUZZERS "Build the fuzzers (needs clang)" OFF)
 option(PSA_WERROR "Treat warnings as errors" ${PROJECT_IS_TOP_LEVEL})
+option(PSA_UNITY_BUILD "Compile the files of the command line together" ON)
 option(PSA_COVERAGE "Count executed lines with gcov" OFF)
 set(PSA_SANITIZE "" CACHE STRING "Sanitizers of everything built here, as in -fsanitize=<list>")
 

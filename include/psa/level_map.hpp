@@ -3,6 +3,7 @@
 
 #include <cstdint>
 
+#include "psa/config.hpp"  // GCC's -Wshadow: Rest::kSkip has to be known before kSkip
 #include "psa/types.hpp"
 
 namespace psa {

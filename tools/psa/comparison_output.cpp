@@ -11,7 +11,7 @@ namespace {
 
 using Json = nlohmann::ordered_json;
 
-std::string method_table(const Comparison& comparison) {
+std::string methods_text(const Comparison& comparison) {
   using Align = Table::Align;
   Table table({{"method", Align::kLeft},
                {"density"},
@@ -32,7 +32,7 @@ std::string method_table(const Comparison& comparison) {
   return table.text();
 }
 
-std::string head_table(const Comparison& comparison) {
+std::string heads_text(const Comparison& comparison) {
   using Align = Table::Align;
   Table table({{"head"},
                {"method", Align::kLeft},
@@ -107,8 +107,8 @@ std::string ms_text(double ms) {
 }
 
 std::string comparison_text(const Comparison& comparison, bool is_per_head) {
-  std::string text = method_table(comparison);
-  if (is_per_head) text += "\n" + head_table(comparison);
+  std::string text = methods_text(comparison);
+  if (is_per_head) text += "\n" + heads_text(comparison);
   if (!comparison.curve.empty()) text += "\n" + curve_table(comparison);
   text += "\nerrors     against " + comparison.reference + "\n";
   const index_t left_out = comparison.methods.front().errors.all.nonfinite_rows;

@@ -30,7 +30,6 @@ constexpr std::array<std::string_view, 19> kAttentionKeys{
 constexpr std::array<std::string_view, 3> kBlockKeys{"m", "n", "tile_n"};
 constexpr std::array<std::string_view, 3> kSimilarityKeys{"x2", "x4", "x8"};
 constexpr std::array<std::string_view, 5> kRatioKeys{"1", "2", "4", "8", "0"};
-constexpr index_t kMaxInt = std::numeric_limits<std::int32_t>::max();
 
 enum class MaskMode { kTopk, kThreshold, kEnergy };
 constexpr Words<MaskMode, 3> kMaskModes{{{"topk", MaskMode::kTopk},

@@ -17,8 +17,6 @@
 namespace psa::cli {
 namespace {
 
-constexpr index_t kMaxInt = std::numeric_limits<std::int32_t>::max();
-
 constexpr Words<LevelRule, 2> kRules{
     {{"quota", LevelRule::kQuota}, {"threshold", LevelRule::kThreshold}}};
 constexpr Words<Rest, 3> kRests{

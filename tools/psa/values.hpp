@@ -6,6 +6,8 @@
 
 #include <array>
 #include <cstddef>
+#include <cstdint>
+#include <limits>
 #include <span>
 #include <string>
 #include <string_view>
@@ -22,6 +24,9 @@ struct Given {
 };
 
 [[noreturn]] void reject(const Given& given, const std::string& allowed);
+
+/// The most that a setting which is an int in psa.h takes.
+inline constexpr index_t kMaxInt = std::numeric_limits<std::int32_t>::max();
 
 /// Decimal digits with an optional sign; nothing else.
 [[nodiscard]] index_t parse_integer(const Given& given, index_t low, index_t high);
