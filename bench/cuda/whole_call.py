@@ -46,6 +46,11 @@ def threshold(*budget, **more):
     return {"rule": "threshold", "budget": budget, "rest": "skip", **more}
 
 
+def linear(density, **more):
+    """As the presets of psa read."""
+    return {"density": density, "levels": 1, "rest": "linear", "rest_cutoff": 2, **more}
+
+
 HOST_CYCLES = 1_000_000  # of the device, about 0.6 ms: longer than any call here takes to queue
 
 # name, shape, data, config of psa, times that the whole call shall be faster than cuDNN dense
@@ -61,19 +66,19 @@ ROWS = (
     ("qwen2.5-vl-7b causal", QWEN, "normal",
      quota(.21, .26, .26, .36, importance="antidiagonal", stride=16, causal=True), 3.0),
     ("qwen2.5-vl-7b linear .25", QWEN, "structured",
-     {"density": .25, "levels": 1, "rest": "linear", "sink": 1, "causal": True}, None),
+     linear(.25, sink=1, causal=True), None),
     ("wan-720p means .10", WAN720, "structured", {"density": .10}, 6.0),
     ("wan-720p means .10, gilbert", WAN720, "structured",
      {"density": .10, "order": "gilbert"}, None),
     ("wan-720p means .15, gilbert", WAN720, "structured",
      {"density": .15, "order": "gilbert"}, None),
     ("wan-720p linear .10, gilbert", WAN720, "structured",
-     {"density": .10, "levels": 1, "rest": "linear", "order": "gilbert"}, None),
+     linear(.10, order="gilbert"), None),
     ("wan-480p linear .10, gilbert", WAN480, "structured",
-     {"density": .10, "levels": 1, "rest": "linear", "order": "gilbert"}, None),
+     linear(.10, order="gilbert"), None),
     ("shapes quota", SHAPES, "recorded", quota(.10, .15, .15, .35), None),
     ("shapes linear .15, gilbert", SHAPES, "recorded",
-     {"density": .15, "levels": 1, "rest": "linear", "order": "gilbert"}, None),
+     linear(.15, order="gilbert"), None),
 )
 
 

@@ -22,6 +22,7 @@ PUBLISHED_QUOTA = (0.10, 0.15, 0.15, 0.35)  # psa_balanced of CogVideo_5b, the p
 PUBLISHED_THRESHOLD = (0.5, 0.6, 0.7, 0.8)  # psa_balanced of Wan2.1_1.3b
 PUBLISHED_CAP = (0.7, 0.65, 0.6)  # of the same
 UNDERSTANDING = psa.preset("qwen2.5-vl").config
+LINEAR = {"rest": "linear", "rest_cutoff": psa.preset("balanced").config.rest_cutoff}
 _CAUSAL = {"causal": True, "sink": 1}
 _CAUSAL_SPACE = {"orders": ("none",), "estimators": (*ESTIMATORS, "antidiagonal")}
 
@@ -152,11 +153,11 @@ BIDIRECTIONAL = (
     Method("psa, four levels", "the split of a density over four levels, rest as means, along the "
            "Gilbert curve", _split(order="gilbert"), is_psa=True),
     Method("psa, one level, linear", "best blocks in full, the rest as means with their "
-           "first-order term", _searched((1,), rest="linear"), is_psa=True),
+           "first-order term", _searched((1,), **LINEAR), is_psa=True),
     Method("psa, one level, linear, all costs", "the same, selection and first-order term inside "
-           "the density", _searched((1,), rest="linear"), is_psa=True, pays_selection=True),
+           "the density", _searched((1,), **LINEAR), is_psa=True, pays_selection=True),
     Method("psa, mass, linear", "blocks in full up to a share of the mass, the rest as above",
-           _searched((1,), rule="threshold", rest="linear"), is_psa=True),
+           _searched((1,), rule="threshold", **LINEAR), is_psa=True),
 )
 
 CAUSAL_PUBLISHED = Method("published understanding", "antidiagonal, published shares of the mass, "
@@ -180,12 +181,12 @@ CAUSAL = (
     Method("psa, four levels", "the same split, antidiagonal",
            _split(importance="antidiagonal", **_CAUSAL), is_psa=True),
     Method("psa, one level, linear", "best blocks in full, the rest as means with their "
-           "first-order term", _searched((1,), rest="linear", **_CAUSAL_SPACE, **_CAUSAL),
+           "first-order term", _searched((1,), **LINEAR, **_CAUSAL_SPACE, **_CAUSAL),
            is_psa=True),
     Method("psa, one level, linear, all costs", "the same, selection and first-order term inside "
-           "the density", _searched((1,), rest="linear", **_CAUSAL_SPACE, **_CAUSAL),
+           "the density", _searched((1,), **LINEAR, **_CAUSAL_SPACE, **_CAUSAL),
            is_psa=True, pays_selection=True),
     Method("psa, mass, linear", "blocks in full up to a share of the mass, the rest as above",
-           _searched((1,), rule="threshold", rest="linear", **_CAUSAL_SPACE, **_CAUSAL),
+           _searched((1,), rule="threshold", **LINEAR, **_CAUSAL_SPACE, **_CAUSAL),
            is_psa=True),
 )

@@ -92,6 +92,7 @@ struct Problem {
   config.num_levels = c.num_levels;
   std::copy(std::begin(c.budget), std::end(c.budget), config.budget.begin());
   config.rest = static_cast<Rest>(c.rest);
+  config.rest_cutoff = c.rest_cutoff;
   config.min_full_blocks = c.min_full_blocks;
   config.importance = static_cast<Importance>(c.importance);
   config.samples_q = c.samples_q;
@@ -129,6 +130,7 @@ struct Problem {
   c.num_levels = config.num_levels;
   std::copy(config.budget.begin(), config.budget.end(), std::begin(c.budget));
   c.rest = static_cast<std::int32_t>(config.rest);
+  c.rest_cutoff = config.rest_cutoff;
   c.min_full_blocks = config.min_full_blocks;
   c.importance = static_cast<std::int32_t>(config.importance);
   c.samples_q = config.samples_q;

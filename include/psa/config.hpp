@@ -68,6 +68,10 @@ struct Config {
   /// equal ones with share_group_map. Needs rule = kQuota, compat = kNone, budget[0] < 1.
   std::vector<float> head_density{};
   Rest rest = Rest::kMean;
+  /// Block means whose importance is below rest_cutoff / block_kv of that of the last block with a
+  /// level are not read, and by quota level 1 gets what they would have cost (S-26). 0..block_kv;
+  /// 0: all means are read.
+  float rest_cutoff = 0.0F;
   std::int32_t min_full_blocks = 1;  ///< at least this many blocks of a row at level 1; >= 0
 
   Importance importance = Importance::kPooledLse;

@@ -152,6 +152,8 @@ typedef struct psa_config {
    * (S-24). Read by the call that the struct is given to, in presets static. */
   const float* head_density;
   int64_t num_head_densities; /* 0, or heads_q */
+  float rest_cutoff;          /* 0: every block mean is read (S-26) */
+  int32_t reserved;           /* 0 */
 } psa_config;
 
 /* Zeroes the struct, sets struct_size and the defaults (batch = heads = 1, bf16; density .15). */

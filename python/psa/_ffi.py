@@ -79,6 +79,8 @@ class Config(ctypes.Structure):
         ("compat", c_int32),
         ("head_density", POINTER(c_float)),
         ("num_head_densities", c_int64),
+        ("rest_cutoff", c_float),
+        ("reserved", c_int32),
     ]
 
 

@@ -177,6 +177,9 @@ class Config:
     [S-24]."""
     rest: str = _setting("mean", _word(_ffi.RESTS))
     """"mean", "linear", "skip": blocks that no level takes [S-17, S-23, S-25]."""
+    rest_cutoff: float = _setting(0.0, _number)
+    """Block means below rest_cutoff / block[1] of the importance of the last block with a level are
+    not read, and level 1 gets what they would have cost [S-26]; 0: all are read."""
     block: Sequence[int] = _setting((128, 128), _sizes(2, "QxKV"))
     """Tokens of a query and of a KV block, each 16, 32, 64 or 128 [S-2]."""
     min_full: int = _setting(1, _count)
@@ -337,6 +340,7 @@ class Config:
             c.head_density = (ctypes.c_float * len(self.head_density))(*self.head_density)
             c.num_head_densities = len(self.head_density)
         c.rest = _ffi.RESTS.index(self.rest)
+        c.rest_cutoff = self.rest_cutoff
         c.min_full_blocks = self.min_full
         c.importance = _ffi.IMPORTANCES.index(self.importance)
         c.samples_q, c.samples_kv = self.samples_q, self.samples_kv
@@ -366,6 +370,7 @@ class Config:
             budget=c.budget[: c.num_levels],
             head_density=c.head_density[: c.num_head_densities] if c.num_head_densities else None,
             rest=_ffi.RESTS[c.rest],
+            rest_cutoff=c.rest_cutoff,
             min_full=c.min_full_blocks,
             importance=_ffi.IMPORTANCES[c.importance],
             samples_q=c.samples_q,

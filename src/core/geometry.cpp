@@ -140,6 +140,10 @@ void check_config(const Config& config) {
   require_enum("rule", config.rule, LevelRule::kThreshold);
   require_enum("rest", config.rest, Rest::kLinear);
   check_budget(config);
+  if (!(config.rest_cutoff >= 0.0F && config.rest_cutoff <= static_cast<float>(config.block_kv))) {
+    reject("rest_cutoff", config.rest_cutoff,
+           "allowed: 0..block_kv = " + std::to_string(config.block_kv));
+  }
   require_range("min_full_blocks", config.min_full_blocks, 0, kMaxCount);
   require_range("sink_blocks", config.sink_blocks, 0, kMaxCount);
   check_estimator(config);

@@ -174,8 +174,11 @@ std::string Plan::describe() const {
       text << ", " << config.num_levels << " levels, density by head";
       for (const float density : config.head_density) text << " " << density;
     }
-    text << ", rest " << rest_name(config.rest)
-         << (config.compat == Compat::kOfficial ? ", compat official" : "") << "\n";
+    text << ", rest " << rest_name(config.rest);
+    if (reads_means(config.rest) && config.rest_cutoff > 0.0F) {
+      text << " down to " << config.rest_cutoff << "/" << config.block_kv;
+    }
+    text << (config.compat == Compat::kOfficial ? ", compat official" : "") << "\n";
   }
   text << "workspace  " << workspace_bytes_ << " bytes\n";
   for (const BackendEntry& entry : backend_entries(device_.type)) {

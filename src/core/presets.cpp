@@ -60,11 +60,13 @@ Config published_prefill() {
   return with_similarity(config, {0.75F, 0.70F, 0.70F});
 }
 
-/// The best blocks in full, all others as means with their first-order term (docs/quality.md).
+/// The best blocks in full, the others as means with their first-order term (docs/quality.md), but
+/// for those that hold next to nothing (ADR 0025).
 Config best_blocks(double density) {
   Config config;
   config.num_levels = 1;
   config.rest = Rest::kLinear;
+  config.rest_cutoff = 2.0F;
   config.budget = budget_for_density(config, density);
   return config;
 }

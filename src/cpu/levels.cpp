@@ -156,7 +156,18 @@ class ThresholdWalk {
   std::size_t cut_ = 0;
 };
 
-/// S-14, S-15, S-17, S-18. `ranked` is the importance of the candidates.
+/// S-26. How many of the ranked blocks are read at all, `last_cut` of them at a level.
+index_t end_of_means(const Config& config, std::span<const float> ranked, index_t forced,
+                     index_t last_cut) {
+  if (last_cut <= forced) return std::ssize(ranked);
+  const float* const last = ranked.data() + last_cut;
+  const float least = semantics::least_of_means(last[-1], config.rest_cutoff, config.block_kv);
+  const float* const end = std::partition_point(last, ranked.data() + ranked.size(),
+                                                [=](float x) { return x >= least; });
+  return end - ranked.data();
+}
+
+/// S-14, S-15, S-17, S-18, S-26. `ranked` is the importance of the candidates.
 void assign(const Row& row, std::span<const float> ranked, index_t forced, LevelCode* codes) {
   const Config& config = row.geometry.config;
   const auto count = static_cast<index_t>(ranked.size());
@@ -164,7 +175,8 @@ void assign(const Row& row, std::span<const float> ranked, index_t forced, Level
                                               row.geometry.shape.len_q, row.kv_length);
   const bool by_quota = config.rule == LevelRule::kQuota;
   ThresholdWalk walk(by_quota ? std::span<const float>() : ranked);
-  index_t last = 0;
+  std::array<index_t, kMaxLevels> cuts{};
+  index_t last_cut = 0;
   for (int level = semantics::kFinestLevel; level <= config.num_levels; ++level) {
     const float share = row.budget[level - 1];
     index_t cut =
@@ -172,9 +184,24 @@ void assign(const Row& row, std::span<const float> ranked, index_t forced, Level
     if (level == semantics::kFinestLevel) {
       cut = semantics::full_cut(cut, forced, config.min_full_blocks, count);
     }
-    last = fill_run(codes, last, cut, level);
+    cuts.at(static_cast<std::size_t>(level - 1)) = cut;
+    last_cut = std::max(last_cut, cut);
   }
-  fill_run(codes, last, count, rest_code(config));
+  index_t kept = count;
+  index_t freed = 0;
+  if (config.rest_cutoff > 0.0F && reads_means(config.rest)) {
+    kept = end_of_means(config, ranked, forced, last_cut);
+    if (by_quota) {
+      freed = semantics::freed_blocks(count, kept, last_cut, config.block_kv, row.q_block);
+    }
+  }
+  index_t last = 0;
+  for (int level = semantics::kFinestLevel; level <= config.num_levels; ++level) {
+    const index_t cut = cuts.at(static_cast<std::size_t>(level - 1)) + freed;
+    last = fill_run(codes, last, std::min(count, cut), level);
+  }
+  last = fill_run(codes, last, kept, rest_code(config));
+  fill_run(codes, last, count, kSkip);
 }
 
 /// S-22. Cumulative shares of the ranked blocks; no information counts as 0.

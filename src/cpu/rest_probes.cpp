@@ -42,6 +42,9 @@ struct Pack {
   [[nodiscard]] const float* query(int r) const { return scratch.query_rows + 2 * r * dim(); }
   [[nodiscard]] float* logits(int r) const { return scratch.logits + r * g.num_kv_blocks; }
   [[nodiscard]] bool is_rest(int r, index_t kv_block) const { return logits(r)[kv_block] != -kInf; }
+  [[nodiscard]] bool is_unread(int r, index_t kv_block) const {
+    return params.levels.row(b, h, q_block(r))[kv_block] == kSkip || is_rest(r, kv_block);
+  }
 };
 
 /// Which rows of q the probes are.
@@ -111,15 +114,15 @@ void hide_keys(const Pack& pack, Range keys, TileStep& step) {
   step.rule.first_query = row > 0 ? pack.scratch.first_query : nullptr;
 }
 
-/// Makes the scores of a tile -inf where a query leaves out the rest set.
-void mask_rest(const Pack& pack, Range keys) {
+/// Makes the scores of a tile -inf where a query leaves out what its row does not read.
+void mask_unread(const Pack& pack, Range keys) {
   const index_t block_kv = pack.g.config.block_kv;
   const int width = padded_queries(2 * pack.rows);
   float* scores = pack.scratch.scores;
   for (index_t begin = keys.begin; begin < keys.end; begin += block_kv) {
     std::array<float, kGroupQueries> mask{};
     for (int r = 0; r < pack.rows; ++r) {
-      if (pack.is_rest(r, begin / block_kv)) mask[2 * static_cast<std::size_t>(r) + 1] = -kInf;
+      if (pack.is_unread(r, begin / block_kv)) mask[2 * static_cast<std::size_t>(r) + 1] = -kInf;
     }
     const index_t end = std::min(begin + block_kv, keys.end);
     for (index_t key = begin; key < end; ++key, scores += width) {
@@ -157,7 +160,7 @@ void attend_exactly(const Pack& pack, const InputRows& queries) {
         kernels.load_values(head_rows(in.v, in.kv_order, pack.b, pack.head_kv(), begin), slot);
     if (causal) hide_keys(pack, keys, step);
     kernels.scores(step, /*accumulate=*/false);
-    mask_rest(pack, keys);
+    mask_unread(pack, keys);
     kernels.softmax(step);
     kernels.accumulate(step);
   }

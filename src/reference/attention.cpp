@@ -186,12 +186,14 @@ LinearRest linear_rest(const QueryHead& head, index_t q_block, double mass) {
 semantics::ProbeSums<double> probe(const QueryHead& head, index_t row, const LinearRest& rest) {
   const Row& query = head.queries[to_size(row)];
   const Row term = first_order_term(query, rest.map);
+  const LevelCode* codes = head.codes(row / head.geometry.config.block_q);
   ProbedRow probed{query, {}, {}, {}, term};
   for (std::size_t j = 0; j < rest.is_rest.size(); ++j) {
     const auto kv_block = static_cast<index_t>(j);
+    const bool is_unread = rest.is_rest[j] || codes[j] == kSkip;
     for (const PooledRow& key : head.read(kv_block, semantics::kFinestLevel)) {
       if (!head.sees(row, key)) continue;
-      (rest.is_rest[j] ? probed.rest : probed.read).push_back({key.key, key.value, key.bias});
+      (is_unread ? probed.unread : probed.read).push_back({key.key, key.value, key.bias});
     }
     if (!rest.is_rest[j]) continue;
     for (const PooledRow& mean : head.read(kv_block, semantics::kBlockMeanCode)) {

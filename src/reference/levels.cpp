@@ -87,14 +87,25 @@ index_t threshold_cut(const std::vector<RankKey>& ranked, float share) {
   return cut;
 }
 
-/// Codes that the ranked blocks get from the rule, S-14 or S-15 with S-17 and S-18.
+/// S-26. How many of the ranked blocks are read at all. `last_cut`: those that the rule gives a
+/// level.
+index_t end_of_means(const LevelRow& row, const std::vector<RankKey>& ranked, index_t last_cut) {
+  const Config& config = row.config();
+  if (last_cut == 0 || ranked[to_size(last_cut - 1)].forced) return std::ssize(ranked);
+  const float least = semantics::least_of_means(ranked[to_size(last_cut - 1)].importance,
+                                                config.rest_cutoff, config.block_kv);
+  index_t end = last_cut;
+  while (end < std::ssize(ranked) && ranked[to_size(end)].importance >= least) ++end;
+  return end;
+}
+
+/// Codes that the ranked blocks get from the rule, S-14 or S-15 with S-17, S-18 and S-26.
 std::vector<int> assign(const LevelRow& row, const std::vector<RankKey>& ranked) {
   const Config& config = row.config();
   const auto count = static_cast<index_t>(ranked.size());
   const auto forced = static_cast<index_t>(
       std::count_if(ranked.begin(), ranked.end(), [](const RankKey& key) { return key.forced; }));
-  std::vector<int> codes(ranked.size(), row.rest_code());
-  index_t last = 0;
+  std::vector<index_t> cuts;
   for (int level = semantics::kFinestLevel; level <= config.num_levels; ++level) {
     const float share = row.share_of(level);
     index_t cut = config.rule == LevelRule::kQuota ? quota_cut(row, ranked, share)
@@ -102,6 +113,19 @@ std::vector<int> assign(const LevelRow& row, const std::vector<RankKey>& ranked)
     if (level == semantics::kFinestLevel) {
       cut = semantics::full_cut(cut, forced, config.min_full_blocks, count);
     }
+    cuts.push_back(std::max(cut, cuts.empty() ? 0 : cuts.back()));
+  }
+  const index_t kept = end_of_means(row, ranked, cuts.back());
+  const bool has_means = reads_means(config.rest);
+  const index_t freed =
+      has_means && config.rule == LevelRule::kQuota
+          ? semantics::freed_blocks(count, kept, cuts.back(), config.block_kv, row.q_block)
+          : 0;
+  std::vector<int> codes(ranked.size(), semantics::kSkipCode);
+  if (has_means) std::fill_n(codes.begin(), kept, semantics::kBlockMeanCode);
+  index_t last = 0;
+  for (int level = semantics::kFinestLevel; level <= config.num_levels; ++level) {
+    const index_t cut = std::min(count, cuts[to_size(level - 1)] + freed);
     for (; last < cut; ++last) codes[to_size(last)] = level;
   }
   return codes;

@@ -32,17 +32,17 @@ Sums sum(const Row& query, const std::vector<MetRow>& rows, double scale, double
 
 semantics::ProbeSums<double> probe_sums(const ProbedRow& row, double scale) {
   double reference = -std::numeric_limits<double>::infinity();
-  for (const auto* rows : {&row.read, &row.rest, &row.means}) {
+  for (const auto* rows : {&row.read, &row.unread, &row.means}) {
     for (const MetRow& met : *rows) reference = std::max(reference, logit(row.query, met, scale));
   }
   const Sums read = sum(row.query, row.read, scale, reference);
-  const Sums rest = sum(row.query, row.rest, scale, reference);
+  const Sums unread = sum(row.query, row.unread, scale, reference);
   const Sums means = sum(row.query, row.means, scale, reference);
   semantics::ProbeSums<double> sums{};
   sums.read_mass = read.mass;
   sums.rest_mass = means.mass;
   for (std::size_t c = 0; c < row.query.size(); ++c) {
-    const double out = (read.values[c] + rest.values[c]) / (read.mass + rest.mass);
+    const double out = (read.values[c] + unread.values[c]) / (read.mass + unread.mass);
     const double y = out * read.mass - read.values[c];
     const double x1 = means.values[c] - out * means.mass;
     const double x2 = means.mass * row.term[c];

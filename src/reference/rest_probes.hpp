@@ -20,8 +20,9 @@ struct MetRow {
 /// What a probe row meets.
 struct ProbedRow {
   const Row& query;
-  std::vector<MetRow> read;   // keys that it sees in blocks outside its rest set, at level 1
-  std::vector<MetRow> rest;   // keys of its rest set, at level 1
+  std::vector<MetRow> read;  // keys that it sees in blocks that are neither, at level 1
+  std::vector<MetRow>
+      unread;                 // keys that it sees in its rest set and in skipped blocks, at level 1
   std::vector<MetRow> means;  // block means of its rest set, with their biases
   const Row& term;            // query M
 };

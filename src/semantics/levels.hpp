@@ -70,14 +70,17 @@ PSA_HD constexpr CandidateSpan candidate_span(bool causal, index_t block_q, inde
   return {visible_blocks(causal, queries, block_kv, len_q, len_kv), last};
 }
 
-/// S-14. What is added to the count of a query block before it is rounded down. One half for all
-/// would move the density of a causal call, whose rows have one count; fractions of multiples of
-/// the golden ratio spread evenly over any run of query blocks.
-PSA_HD constexpr double rounding_offset(CandidateSpan rows, index_t q_block) {
-  if (rows.first == rows.last) return 0.5;
+/// S-14, S-26. What is added to a count of a query block before it is rounded down: fractions of
+/// multiples of the golden ratio, which spread evenly over any run of query blocks.
+PSA_HD constexpr double golden_fraction(index_t q_block) {
   constexpr std::uint32_t kGoldenRatio = 0x9E3779B9U;  // its fraction times 2^32
   return static_cast<double>(static_cast<std::uint32_t>(q_block) * kGoldenRatio + 0x80000000U) *
          0x1p-32;
+}
+
+/// S-14. One half for all would move the density of a causal call, whose rows have one count.
+PSA_HD constexpr double rounding_offset(CandidateSpan rows, index_t q_block) {
+  return rows.first == rows.last ? 0.5 : golden_fraction(q_block);
 }
 
 /// S-14. The count of blocks, but for rounding equal for all query blocks that have as many
@@ -121,6 +124,24 @@ PSA_HD inline bool threshold_reached(std::uint64_t mass, std::uint64_t total, fl
 /// configured minimum.
 PSA_HD constexpr index_t full_cut(index_t cut, index_t forced, index_t min_full, index_t count) {
   return min_of(count, max_of(cut, max_of(forced, min_full)));
+}
+
+/// S-26. The least importance with which a block is read as its mean; `last`: that of the last
+/// block before the cuts' end that is not forced. Without information every mean is read.
+PSA_HD inline float least_of_means(float last, float cutoff, index_t block_kv) {
+  if (!(cutoff > 0.0F && last > 0.0F)) return -std::numeric_limits<float>::infinity();
+  return last * (cutoff / static_cast<float>(block_kv));
+}
+
+/// S-26. Blocks that a row of `count` candidates reads at level 1 for what the means behind the
+/// first `kept` candidates would have cost. `last_cut`: candidates that the rule gives a level.
+PSA_HD inline index_t freed_blocks(index_t count, index_t kept, index_t last_cut, index_t block_kv,
+                                   index_t q_block) {
+  // A block that is read in full has no mean: only if none is left they have all been paid out.
+  const auto blocks = static_cast<double>(count - kept) / static_cast<double>(block_kv - 1);
+  const auto most = static_cast<double>(count - last_cut) / static_cast<double>(block_kv);
+  return static_cast<index_t>(
+      std::floor((blocks < most ? blocks : most) + golden_fraction(q_block)));
 }
 
 /// S-16. Level of a block after the similarity cap: never coarser than `cap`; skip and block mean

@@ -73,7 +73,7 @@ PIN(psa_problem, device_type, 100);
 PIN(psa_problem, device_index, 104);
 PIN(psa_problem, reserved, 108);
 
-PIN_SIZE(psa_config, 176);
+PIN_SIZE(psa_config, 184);
 PIN(psa_config, struct_size, 0);
 PIN(psa_config, block_q, 4);
 PIN(psa_config, block_kv, 8);
@@ -104,8 +104,10 @@ PIN(psa_config, softmax_scale, 148);
 PIN(psa_config, compat, 152);
 PIN(psa_config, head_density, 160);
 PIN(psa_config, num_head_densities, 168);
+PIN(psa_config, rest_cutoff, 176);
+PIN(psa_config, reserved, 180);
 
-PIN_SIZE(psa_preset, 216);
+PIN_SIZE(psa_preset, 224);
 PIN(psa_preset, struct_size, 0);
 PIN(psa_preset, warmup_steps, 4);
 PIN(psa_preset, name, 8);

@@ -69,7 +69,8 @@ TEST(Problem, ReadsTheLineOfTheIssue) {
 TEST(Problem, ReadsEverySetting) {
   const Problem p = parse_problem(
       "b1h4/2q512d64 text=12 text_side=back causal rule=threshold,.5,.6 rest=skip block=64x32 "
-      "min_full=2 sink=1 sim=.7,.65 share_group_map importance=antidiagonal samples_q=8 "
+      "rest_cutoff=1.5 min_full=2 sink=1 sim=.7,.65 share_group_map importance=antidiagonal "
+      "samples_q=8 "
       "samples_kv=4 stride=16 pooled=8 seed=7 text_keys=sparse text_queries=sparse tile=1x4x4 "
       "clusters=8x9 iterations=3 scale=.25");
   const Config& c = p.config;
@@ -79,6 +80,7 @@ TEST(Problem, ReadsEverySetting) {
   EXPECT_EQ(c.rule, LevelRule::kThreshold);
   EXPECT_EQ(c.num_levels, 2);
   EXPECT_EQ(c.rest, Rest::kSkip);
+  EXPECT_EQ(c.rest_cutoff, 1.5F);
   EXPECT_EQ(c.block_q, 64);
   EXPECT_EQ(c.block_kv, 32);
   EXPECT_EQ(c.min_full_blocks, 2);
@@ -219,6 +221,9 @@ TEST(Problem, RefusesNumbersThatAreNone) {
                            "scale=nan",
                            "scale=-1",
                            "sim=2",
+                           "rest_cutoff=-1",
+                           "rest_cutoff=129",
+                           "rest_cutoff=nan",
                            "min_full=-1",
                            "samples_q=129",
                            "stride=5",

@@ -126,7 +126,7 @@ TEST_F(CudaRestProbes, ServeEveryHeadDim) {
 TEST_F(CudaRestProbes, ServeEveryBlockOfKeys) {
   for (const std::int32_t block_kv : {16, 32, 128}) {
     for (const bool causal : {false, true}) {
-      expect_close(make_problem({3, 1, 1030, 1500, 64}, {128, block_kv, causal}), 78);
+      expect_close(make_problem({3, 1, 1030, 1500, 64}, {128, block_kv, causal}), 100);
     }
   }
 }

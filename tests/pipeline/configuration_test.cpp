@@ -95,6 +95,9 @@ const BadField kBadFields[] = {
        r.config.similarity_cap = {{0, 2, 0, 0}};
      }},
     {"sink_blocks", "0..", [](Request& r) { r.config.sink_blocks = -1; }},
+    {"rest_cutoff", "0..block_kv = 128", [](Request& r) { r.config.rest_cutoff = -0.5F; }},
+    {"rest_cutoff", "0..block_kv = 128", [](Request& r) { r.config.rest_cutoff = 129.0F; }},
+    {"rest_cutoff", "0..block_kv", [](Request& r) { r.config.rest_cutoff = std::nanf(""); }},
     {"min_full_blocks", "0..", [](Request& r) { r.config.min_full_blocks = -1; }},
     {"tile[1]", "1..", [](Request& r) { r.config.tile[1] = 0; }},
     {"clusters_kv", "1..4096", [](Request& r) { r.config.clusters_kv = 5000; }},

@@ -19,6 +19,7 @@ ALL = psa.Config(
     budget=(0.1, 0.2, 0.3, 0.4, 0.5),
     head_density=(0.1, 0.25),
     rest="linear",
+    rest_cutoff=1.5,
     block=(64, 32),
     min_full=2,
     sink=3,
@@ -61,8 +62,8 @@ def test_values_may_be_the_command_lines_text():
         "preset=balanced rule=quota,.1,.2 block=64x32 tile=3,8,8 causal similarity=none levels=3"
     )
     assert from_text == psa.Config(
-        budget=(0.1, 0.2, 0.2), rest="linear", block=(64, 32), tile=(3, 8, 8), causal=True,
-        order="gilbert",
+        budget=(0.1, 0.2, 0.2), rest="linear", rest_cutoff=2, block=(64, 32), tile=(3, 8, 8),
+        causal=True, order="gilbert",
     )
 
 

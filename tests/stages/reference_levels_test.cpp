@@ -1,7 +1,6 @@
 // SPDX-License-Identifier: Apache-2.0
 
-// The levels stage of the reference backend by hand and against a second model that knows nothing
-// of src/semantics (S-13 to S-18).
+// The levels stage of the reference backend by hand (S-13 to S-18, S-26).
 
 #include <gtest/gtest.h>
 
@@ -13,6 +12,7 @@
 #include <utility>
 
 #include "reference/backend.hpp"
+#include "support/level_cases.hpp"
 #include "support/problem_cases.hpp"
 #include "support/stage_runner.hpp"
 
@@ -23,8 +23,6 @@ using Codes = std::vector<LevelCode>;
 
 constexpr float kNan = std::numeric_limits<float>::quiet_NaN();
 constexpr float kInf = std::numeric_limits<float>::infinity();
-
-// ---- by hand ------------------------------------------------------------------------------------
 
 /// One query block and `blocks` KV blocks of 16; rest = skip, no minimum.
 Problem row_problem(index_t blocks, LevelRule rule, const std::array<float, 5>& budget) {
@@ -288,231 +286,55 @@ TEST(ReferenceLevels, S1HiddenBlocksAreSkippedWhateverElseHolds) {
   EXPECT_EQ(levels_of(problem, {1, 2, 3, 4}, {}, {0}), (Codes{0, 0, 0, 0}));
 }
 
-// ---- a second model -----------------------------------------------------------------------------
+TEST(ReferenceLevels, S26ReadsInFullWhatSkippedMeansWouldHaveCost) {
+  Problem problem = row_problem(32, LevelRule::kQuota, {0.125F, 0.125F, 0.125F, 0.125F, 0.125F});
+  problem.config.num_levels = 1;
+  problem.config.rest = Rest::kMean;
+  problem.config.rest_cutoff = 1.0F;
+  std::vector<float> importance(32, 0.1F);
+  std::fill_n(importance.begin(), 16, 1.0F);  // means from 8 / 16 on
+  std::fill_n(importance.begin(), 4, 8.0F);
+  Codes expected(32, 0);
+  std::fill_n(expected.begin(), 16, kBlockMean);
+  std::fill_n(expected.begin(), 5, LevelCode{1});  // 16 means of 1/16 are a block
+  EXPECT_EQ(levels_of(problem, importance), expected);
 
-struct Block {
-  bool candidate = false;
-  bool forced = false;
-  float importance = 0.0F;  // NaN allowed
-};
-
-/// Candidates, S-8, and forced blocks, S-18, from the positions themselves.
-std::vector<Block> model_blocks(const Problem& problem, index_t n, index_t i) {
-  const Config& config = problem.config;
-  const ProblemShape& s = problem.shape;
-  const index_t text = problem.layout.text_tokens;
-  const bool front = problem.layout.text_side == TextSide::kFront;
-  const auto is_text = [&](index_t p) { return front ? p < text : p >= s.len_kv - text; };
-  const index_t first_row = i * config.block_q;
-  const index_t end_row = std::min<index_t>(first_row + config.block_q, s.len_q);
-  bool text_queries = false;
-  for (index_t r = first_row; s.len_q == s.len_kv && r < end_row; ++r) {
-    text_queries = text_queries || (config.text_queries_full && is_text(r));
-  }
-  std::vector<Block> blocks;
-  for (index_t begin = 0; begin < s.len_kv; begin += config.block_kv) {
-    Block block;
-    bool all_visible = true;
-    block.forced = text_queries || begin / config.block_kv < config.sink_blocks;
-    for (index_t p = begin; p < std::min<index_t>(begin + config.block_kv, n); ++p) {
-      block.forced = block.forced || (config.text_keys_full && is_text(p));
-      for (index_t r = first_row; r < end_row; ++r) {
-        const bool visible = !config.causal || p - n <= r - s.len_q;
-        block.candidate = block.candidate || visible;
-        all_visible = all_visible && visible;
-      }
-    }
-    block.forced = block.forced || !all_visible;
-    blocks.push_back(block);
-  }
-  return blocks;
+  std::fill(importance.begin() + 4, importance.end(), 0.1F);  // no means: 28 of them
+  std::fill(expected.begin() + 4, expected.end(), LevelCode{0});
+  std::fill_n(expected.begin(), 6, LevelCode{1});
+  EXPECT_EQ(levels_of(problem, importance), expected);
 }
 
-/// S-14. `first`, `last`: candidates of the first query block that has any and of the last one.
-double model_cut(double first, double last, index_t i, double share) {
-  double count = share * (first + last) / 2.0;
-  if (count > first) count = last - std::sqrt((1.0 - share) * (last * last - first * first));
-  const double spread = std::fmod(0.5 + static_cast<double>(i) * 2654435769.0 / 4294967296.0, 1.0);
-  return std::floor(count + (first == last ? 0.5 : spread));
+TEST(ReferenceLevels, S26ReadsAllMeansWithoutInformation) {
+  Problem problem = row_problem(8, LevelRule::kQuota, {0.25F, 0.25F, 0.25F, 0.25F, 0.25F});
+  problem.config.num_levels = 1;
+  problem.config.rest = Rest::kMean;
+  problem.config.rest_cutoff = 16.0F;
+  const Codes all{1, 1, 6, 6, 6, 6, 6, 6};
+  EXPECT_EQ(levels_of(problem, {}), all);
+  EXPECT_EQ(levels_of(problem, {-1, -2, -3, -4, -5, -6, -7, kNan}), all);
+  problem.config.sink_blocks = 2;  // the only blocks with a level
+  EXPECT_EQ(levels_of(problem, {9, 9, 0, 0, 0, 0, 0, 0}), all);
 }
 
-/// Level of a candidate by how many candidates come before it and how much mass they have.
-int model_level(const Config& config, const std::vector<double>& row_candidates, index_t i,
-                const std::vector<Block>& blocks, std::size_t j) {
-  const auto before = [&](std::size_t a, std::size_t b) {  // a ranks before b
-    if (blocks[a].forced != blocks[b].forced) return blocks[a].forced;
-    const bool nan_a = std::isnan(blocks[a].importance);
-    const bool nan_b = std::isnan(blocks[b].importance);
-    if (!blocks[a].forced && nan_a != nan_b) return nan_b;
-    if (!blocks[a].forced && !nan_a && blocks[a].importance != blocks[b].importance) {
-      return blocks[a].importance > blocks[b].importance;
-    }
-    return a < b;
-  };
-  float largest = 0.0F;
-  for (const Block& block : blocks) {
-    const float bounded = std::min(block.importance, std::numeric_limits<float>::max());
-    if (block.candidate && bounded > largest) largest = bounded;
-  }
-  const auto mass_of = [&](const Block& block) {
-    if (!(largest > 0.0F)) return 1.0;
-    const float bounded = std::clamp(std::isnan(block.importance) ? 0.0F : block.importance, 0.0F,
-                                     std::numeric_limits<float>::max());
-    return std::floor(static_cast<double>(bounded / largest * 16777216.0F));
-  };
-  double rank = 0.0;
-  double total = 0.0;
-  double mass_before = 0.0;
-  double forced = 0.0;
-  for (std::size_t other = 0; other < blocks.size(); ++other) {
-    if (!blocks[other].candidate) continue;
-    total += mass_of(blocks[other]);
-    forced += blocks[other].forced ? 1.0 : 0.0;
-    if (!before(other, j)) continue;
-    rank += 1.0;
-    mass_before += mass_of(blocks[other]);
-  }
-  if (rank < forced || rank < static_cast<double>(config.min_full_blocks)) return 1;
-  for (int level = 1; level <= config.num_levels; ++level) {
-    const auto share = static_cast<double>(config.budget[static_cast<std::size_t>(level - 1)]);
-    const bool inside =
-        config.rule == LevelRule::kQuota
-            ? rank < model_cut(row_candidates.front(), row_candidates.back(), i, share)
-            : mass_before < share * total;
-    if (inside) return level;
-  }
-  return config.rest == Rest::kMean ? 6 : 0;
-}
-
-/// Candidates of the query blocks that have any.
-std::vector<double> model_row_candidates(const Problem& problem, index_t n) {
-  std::vector<double> counts;
-  for (index_t i = 0; i * problem.config.block_q < problem.shape.len_q; ++i) {
-    const std::vector<Block> blocks = model_blocks(problem, n, i);
-    const auto count = std::ranges::count_if(blocks, &Block::candidate);
-    if (count > 0) counts.push_back(static_cast<double>(count));
-  }
-  return counts;
-}
-
-/// [B, Hq, Nq, Nk].
-Codes model_levels(const Problem& problem, const std::vector<float>& importance,
-                   const std::vector<std::uint8_t>& caps,
-                   const std::vector<std::int32_t>& kv_lengths) {
+TEST(ReferenceLevels, S26KeepsTheDensity) {
+  Problem problem = row_problem(128, LevelRule::kQuota, {0.1F, 0.1F, 0.1F, 0.1F, 0.1F});
+  problem.shape.len_q = 64 * problem.config.block_q;
+  problem.config.num_levels = 1;
+  problem.config.rest = Rest::kMean;
   const core::Geometry g = problem.geometry();
-  const ProblemShape& s = problem.shape;
-  const auto num_kv_blocks = static_cast<std::size_t>(g.num_kv_blocks);
-  Codes codes;
-  for (index_t b = 0; b < s.batch; ++b) {
-    const index_t n =
-        kv_lengths.empty() ? s.len_kv : index_t{kv_lengths[static_cast<std::size_t>(b)]};
-    const std::vector<double> row_candidates = model_row_candidates(problem, n);
-    for (index_t h = 0; h < s.heads_q; ++h) {
-      const index_t kv_head = b * s.heads_kv + h * s.heads_kv / s.heads_q;
-      for (index_t i = 0; i < g.num_q_blocks; ++i) {
-        std::vector<Block> blocks = model_blocks(problem, n, i);
-        const std::size_t row = codes.size();
-        for (std::size_t j = 0; j < num_kv_blocks; ++j) {
-          if (!importance.empty()) blocks[j].importance = importance[row + j];
-        }
-        for (std::size_t j = 0; j < num_kv_blocks; ++j) {
-          int code =
-              blocks[j].candidate ? model_level(problem.config, row_candidates, i, blocks, j) : 0;
-          const std::size_t cap = static_cast<std::size_t>(kv_head) * num_kv_blocks + j;
-          if (!caps.empty() && code <= 5) code = std::min(code, int{caps[cap]});
-          codes.push_back(static_cast<LevelCode>(code));
-        }
-      }
+  const auto importance = random_importance(g, ImportanceKind::kSpread, 5);
+  const auto density_with = [&](float cutoff) {
+    problem.config.rest_cutoff = cutoff;
+    double columns = 0.0;
+    for (const LevelCode code : levels_of(problem, importance)) {
+      columns += code == 1 ? 1.0 : code == kBlockMean ? 1.0 / problem.config.block_kv : 0.0;
     }
-  }
-  return codes;
+    return columns / (64.0 * 128.0);
+  };
+  const double all = density_with(0.0F);
+  for (const float cutoff : {0.5F, 2.0F, 16.0F}) EXPECT_NEAR(density_with(cutoff), all, 5e-4);
 }
-
-/// Importance of few distinct values, so that ties are common, with some NaN, zeros and infinities.
-std::vector<float> coarse_importance(std::size_t size, std::mt19937_64& generator) {
-  std::vector<float> importance(size);
-  const std::uint64_t kind = generator() % 4;
-  for (float& x : importance) {
-    const std::uint64_t draw = generator();
-    x = static_cast<float>(draw % 7) * 0.125F;
-    if (kind == 1) x = static_cast<float>(draw % 100000) * 1e-5F;
-    if (kind == 2 && draw % 11 == 0) x = kNan;
-    if (kind == 3 && draw % 13 == 0) x = draw % 2 == 0 ? kInf : -1.0F;
-  }
-  return importance;
-}
-
-Problem random_rule(Problem problem, std::mt19937_64& generator) {
-  Config& config = problem.config;
-  config.rule = generator() % 2 == 0 ? LevelRule::kQuota : LevelRule::kThreshold;
-  config.rest = generator() % 2 == 0 ? Rest::kSkip : Rest::kMean;
-  config.num_levels = static_cast<std::int32_t>(1 + generator() % 5);
-  for (float& share : config.budget) share = static_cast<float>(generator() % 21) * 0.05F;
-  std::sort(config.budget.begin(), config.budget.end());
-  config.min_full_blocks = static_cast<std::int32_t>(generator() % 3);
-  config.sink_blocks = static_cast<std::int32_t>(generator() % 3);
-  config.text_keys_full = generator() % 2 == 0;
-  config.text_queries_full = generator() % 2 == 0;
-  const auto len_kv = static_cast<std::uint64_t>(problem.shape.len_kv);
-  problem.layout.text_tokens = static_cast<index_t>(generator() % (len_kv / 3 + 1));
-  problem.layout.text_side = generator() % 2 == 0 ? TextSide::kFront : TextSide::kBack;
-  return problem;
-}
-
-class ReferenceLevelsCases : public ::testing::TestWithParam<ProblemCase> {};
-
-TEST_P(ReferenceLevelsCases, S13ToS18AgreeWithASecondModel) {
-  std::mt19937_64 generator(31);
-  for (int round = 0; round < 40; ++round) {
-    const Problem problem = random_rule(GetParam().problem, generator);
-    const core::Geometry g = problem.geometry();
-    const auto& kv_lengths = GetParam().kv_lengths;
-    std::vector<float> importance = coarse_importance(uniform_levels(g, 0).size(), generator);
-    if (round % 8 == 7) importance.clear();
-    std::vector<std::uint8_t> caps;
-    if (round % 3 == 0) {
-      caps.resize(static_cast<std::size_t>(g.shape.batch * g.shape.heads_kv * g.num_kv_blocks));
-      for (std::uint8_t& cap : caps) cap = static_cast<std::uint8_t>(1 + generator() % 5);
-    }
-    ASSERT_EQ(StageRunner(reference::backend(), g).levels(kv_lengths, importance, caps),
-              model_levels(problem, importance, caps, kv_lengths))
-        << "round " << round;
-  }
-}
-
-TEST_P(ReferenceLevelsCases, DoNotDependOnTheChunks) {
-  std::mt19937_64 generator(32);
-  const core::Geometry g = random_rule(GetParam().problem, generator).geometry();
-  const auto importance = coarse_importance(uniform_levels(g, 0).size(), generator);
-  const StageRunner whole(reference::backend(), g);
-  const StageRunner rows(reference::backend(), g, {.chunk_q_blocks = 1});
-  EXPECT_EQ(rows.levels(GetParam().kv_lengths, importance),
-            whole.levels(GetParam().kv_lengths, importance));
-}
-
-TEST_P(ReferenceLevelsCases, S14QuotaCountsAreExact) {
-  Problem problem = GetParam().problem;
-  problem.config.causal = false;  // forced blocks would come on top
-  problem.config.budget = {0.1F, 0.3F, 0.55F, 0.8F, 0.8F};
-  problem.config.min_full_blocks = 0;
-  const core::Geometry g = problem.geometry();
-  std::mt19937_64 generator(33);
-  const Codes codes = StageRunner(reference::backend(), g)
-                          .levels({}, coarse_importance(uniform_levels(g, 0).size(), generator));
-  const auto n = static_cast<double>(g.num_kv_blocks);
-  for (auto row = codes.begin(); row != codes.end(); row += g.num_kv_blocks) {
-    for (int level = 1; level <= 4; ++level) {
-      const auto upto =
-          static_cast<double>(problem.config.budget[static_cast<std::size_t>(level - 1)]);
-      EXPECT_EQ(
-          std::count_if(row, row + g.num_kv_blocks, [&](LevelCode code) { return code <= level; }),
-          static_cast<index_t>(std::floor(n * upto + 0.5)));
-    }
-  }
-}
-
-INSTANTIATE_TEST_SUITE_P(, ReferenceLevelsCases, ::testing::ValuesIn(problem_cases()),
-                         [](const auto& test) { return test.param.name; });
 
 }  // namespace
 }  // namespace psa::testing

@@ -301,11 +301,15 @@ std::vector<Probe<Real>> probe_row(const Head<Real>& head, index_t r) {
     mean_weights.push_back(is_rest[j] ? std::exp(logit(means[j]) - largest) : Real(0));
     probe.mass += mean_weights[j];
   }
-  const auto in_rest = [&](std::size_t key) { return is_rest[key / at(g.config.block_kv)]; };
+  const LevelCode* codes = head.codes(i);
+  const auto is_unread = [&](std::size_t key) {
+    const std::size_t j = key / at(g.config.block_kv);
+    return is_rest[j] || codes[j] == kSkip;
+  };
   Real total = 0;
   for (std::size_t j = 0; j < keys.size(); ++j) {
     total += weights[j];
-    if (!in_rest(j)) probe.read += weights[j];
+    if (!is_unread(j)) probe.read += weights[j];
   }
   const std::vector<Real> term = product(query, reading.map);
   std::vector<Probe<Real>> probes;
@@ -325,7 +329,7 @@ std::vector<Probe<Real>> probe_row(const Head<Real>& head, index_t r) {
       for (std::size_t c = 0; c < dim; ++c) {
         const Real part = weight * (*keys[j].v)[c];
         all[c] += part;
-        if (!in_rest(j)) read[c] += part;
+        if (!is_unread(j)) read[c] += part;
       }
     }
     probe.square = 0;

@@ -68,6 +68,8 @@ std::vector<Config> level_configs(const Config& base) {
     Config config = base;
     config.rule = rule;
     configs.push_back(config);
+    config.rest_cutoff = 2.0F;
+    configs.push_back(config);
     config.rest = Rest::kSkip;
     config.min_full_blocks = 3;
     config.sink_blocks = 1;
@@ -77,6 +79,10 @@ std::vector<Config> level_configs(const Config& base) {
     config.num_levels = 1;
     config.min_full_blocks = 0;
     config.budget[0] = 0.37F;
+    configs.push_back(config);
+    config.rest = Rest::kLinear;
+    config.rest_cutoff = 0.7F;
+    config.budget[0] = 0.05F;
     configs.push_back(config);
   }
   return configs;

@@ -194,6 +194,16 @@ constexpr std::array kSelection{
               return unless_default(p.config.rest, d.config.rest,
                                     [](Rest r) { return word_of(r, kRests); });
             }},
+    Setting{"rest_cutoff", "", "X",
+            "skip means below X/block_kv of the last full block's importance (default 0: none)",
+            SettingGroup::kSelection,
+            [](Problem& p, const std::string& label, std::string_view text) {
+              constexpr double kMost = 128;  // of the largest block
+              p.config.rest_cutoff = static_cast<float>(parse_number({label, text}, 0, kMost));
+            },
+            [](const Problem& p, const Problem& d) {
+              return unless_default(p.config.rest_cutoff, d.config.rest_cutoff, float_text);
+            }},
     Setting{"block", "", "QxKV", "block sizes, each 16, 32, 64 or 128 (default 128x128)",
             SettingGroup::kSelection, apply_block, format_block},
     Setting{"min_full", "", "N", "at least N blocks of a row at level 1 (default 1)",

@@ -7,6 +7,7 @@
 
 #include "placement.hpp"
 #include "psa/error.hpp"
+#include "psa/presets.hpp"
 #include "psa/stages.hpp"
 #include "settings.hpp"
 
@@ -30,6 +31,7 @@ std::vector<Config> combinations(const SearchSpace& space, const Config& base) {
           config.reorder = order;
           config.importance = estimator;
           config.rest = rest;
+          config.rest_cutoff = reads_means(rest) ? space.rest_cutoff : 0.0F;
           config.block_kv = block_kv;
           config.rule = LevelRule::kQuota;
           config.num_levels = levels;
@@ -61,11 +63,13 @@ SearchSpace search_space(const Problem& base, const CallOptions& flags) {
                      {1, Rest::kMean},
                      {4, Rest::kSkip},
                      {1, Rest::kSkip}},
-                    {128, 64}};
+                    {128, 64},
+                    find_preset("balanced").config.rest_cutoff};
   if (config.causal) space.estimators.push_back(Importance::kAntidiagonal);
   if (flags.has_flag("order")) space.orders = {config.reorder};
   if (flags.has_flag("importance")) space.estimators = {config.importance};
   if (flags.has_flag("block")) space.block_kv = {config.block_kv};
+  if (flags.has_flag("rest_cutoff")) space.rest_cutoff = config.rest_cutoff;
   const auto erase_splits = [&space](const auto& is_other) {
     space.splits.erase(std::remove_if(space.splits.begin(), space.splits.end(), is_other),
                        space.splits.end());

@@ -17,6 +17,7 @@ struct SearchSpace {
   std::vector<Importance> estimators;
   std::vector<std::pair<std::int32_t, Rest>> splits;  ///< levels in use, and the rest
   std::vector<std::int32_t> block_kv;
+  float rest_cutoff = 0;  ///< where the rest is read
 };
 
 /// Every order that makes sense for the tokens of `base`.

@@ -206,7 +206,8 @@ struct KeySweep {
       const int block = first / p.call.block_kv;
 #pragma unroll
       for (int r = 0; r < 2; ++r) {
-        if (!is_rest(p, q_begin[r], any.len_kv, codes[r][block], block)) {
+        const int code = codes[r][block];
+        if (code != kSkip && !is_rest(p, q_begin[r], any.len_kv, code, block)) {
           found |= every << (2 * group + r);
         }
       }

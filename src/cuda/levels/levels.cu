@@ -12,6 +12,7 @@
 //   load        bits of every visible block to shared memory; their range     1 pass
 //   count_bins  histogram of the whole range, for all cuts                    1 pass
 //   find_cut    per cut: a bin of it, then histograms of smaller ranges       1 pass, seldom 2
+//   cut_off     with rest_cutoff: a cut more, its last block, and a count     3 passes (S-26)
 //   assign      code of every block: the finest level whose cut covers it     1 pass
 //
 // row_search.cuh says how a cut is found. Every decision is a function of semantics::, so that the
@@ -80,17 +81,16 @@ struct RowParams {
   int num_levels, min_full_blocks;
   bool causal;
   LevelCode rest;
+  float rest_cutoff;  // 0 without means
 };
 
 /// S-14, S-15, S-18. `quota`: equal_count of the level; `share`: of the level, in the budget of the
 /// row; `all`: the visible blocks of the row; `forced`: those that are forced.
 template <LevelRule kRule>
-__device__ CutTarget<kRule> target_of(const RowParams& p, int level, index_t quota, float share,
-                                      BlockSums all, BlockSums forced) {
+__device__ CutTarget<kRule> target_of(const RowParams& p, bool is_finest, index_t quota,
+                                      float share, BlockSums all, BlockSums forced) {
   index_t cut = semantics::quota_cut(all.count, quota);
-  if (level == semantics::kFinestLevel) {
-    cut = semantics::full_cut(cut, forced.count, p.min_full_blocks, all.count);
-  }
+  if (is_finest) cut = semantics::full_cut(cut, forced.count, p.min_full_blocks, all.count);
   return {static_cast<std::uint32_t>(cut), share, all.mass};
 }
 
@@ -100,6 +100,12 @@ __device__ std::uint32_t bits_of_importance(float importance) {
   const float ranked = semantics::ranked_importance(importance) + 0.0F;  // -0 becomes 0
   const std::uint32_t bits = __float_as_uint(ranked);
   return (bits & kSign) != 0 ? bits : ~(bits | kSign);
+}
+
+/// The importance that has these bits, which are not forced, if it is positive, else 0.
+__device__ float positive_importance(std::uint32_t bits) {
+  constexpr std::uint32_t kSign = 0x80000000U;
+  return (bits & kSign) != 0 ? 0.0F : __uint_as_float(~bits & ~kSign);
 }
 
 /// Comparable. The rank of a block, or of the last block of a cut.
@@ -265,14 +271,16 @@ struct Row {
     return rank_of(found.low, tied.high);
   }
 
-  __device__ void assign() const {
+  /// `last_mean`: bits of the last block mean that is read.
+  __device__ void assign(std::uint32_t last_mean) const {
     std::uint64_t last[kMaxLevels];  // in registers
 #pragma unroll
     for (int l = 0; l < kMaxLevels; ++l) last[l] = cuts[l];
 #pragma unroll 4
     for (int j = threads.thread; j < shape.visible; j += threads.kCount) {
-      const std::uint64_t rank = rank_of(bits_of(j), static_cast<std::uint32_t>(j));
-      int code = p.rest;
+      const std::uint32_t bits = bits_of(j);
+      const std::uint64_t rank = rank_of(bits, static_cast<std::uint32_t>(j));
+      int code = bits <= last_mean ? p.rest : kSkip;
 #pragma unroll
       for (int level = kMaxLevels; level >= semantics::kFinestLevel; --level) {
         if (rank <= last[level - 1]) code = level;
@@ -295,6 +303,36 @@ struct Row {
     return static_cast<int>(semantics::equal_count(rows, shape.queries.begin / p.block_q, share));
   }
 
+  /// S-26.
+  struct Cutoff {
+    std::uint32_t last_mean = kNoPosition;  // bits of the last block mean that is read
+    index_t freed = 0;                      // blocks that level 1 gets for the others
+  };
+
+  /// `last`: what the blocks with a level hold.
+  [[nodiscard]] __device__ Cutoff cut_off(const Bracket& range, const CutTarget<kRule>& last,
+                                          BlockSums all) const {
+    const std::uint64_t cut = find_cut(range, last);
+    std::uint32_t bits = kForcedBits;  // of the last block of the cut, which only bounds them
+    for (int j = threads.thread; j < shape.visible; j += threads.kCount) {
+      const std::uint32_t own = bits_of(j);
+      if (rank_of(own, static_cast<std::uint32_t>(j)) <= cut) bits = max(bits, own);
+    }
+    bits = threads.maximum(bits);
+    const float importance = bits == kForcedBits ? 0.0F : positive_importance(bits);
+    const float least = semantics::least_of_means(importance, p.rest_cutoff, p.block_kv);
+    Cutoff cutoff{bits_of_importance(least), 0};
+    if constexpr (kRule == LevelRule::kQuota) {
+      std::uint32_t kept = 0;
+      for (int j = threads.thread; j < shape.visible; j += threads.kCount) {
+        kept += bits_of(j) <= cutoff.last_mean ? 1 : 0;
+      }
+      cutoff.freed = semantics::freed_blocks(all.count, threads.sum(kept), last.count, p.block_kv,
+                                             shape.queries.begin / p.block_q);
+    }
+    return cutoff;
+  }
+
   __device__ void run() {
     const auto by_bits = [this](int j) { return bits_of(j); };
     const BitRange bits = load();
@@ -308,18 +346,28 @@ struct Row {
     const BlockSums all = forced_sums + total_of(whole, threads.lane);
 
     const int quotas = quota_of_lane();
+    const auto target = [&](int level, bool is_finest) {
+      const int quota = __shfl_sync(kAllLanes, quotas, level - 1);
+      return target_of<kRule>(p, is_finest, quota, share_of(level), all, forced_sums);
+    };
+    Cutoff cutoff;
+    if (p.rest_cutoff > 0.0F) {
+      // Cuts do not fall from level to level, but for what level 1 must have.
+      cutoff = cut_off(range, target(p.num_levels, true), all);
+    }
     // A level that is not in use has the cut of the forced blocks, which level 1 takes from it.
 #pragma unroll 1
     for (int level = semantics::kFinestLevel; level <= kMaxLevels; ++level) {
       std::uint64_t cut = rank_of(kForcedBits, kNoPosition);
       if (level <= p.num_levels) {
-        const int quota = __shfl_sync(kAllLanes, quotas, level - 1);
-        cut = find_cut(range, target_of<kRule>(p, level, quota, share_of(level), all, forced_sums));
+        CutTarget<kRule> own = target(level, level == semantics::kFinestLevel);
+        own.count = min(all.count, own.count + static_cast<std::uint32_t>(cutoff.freed));
+        cut = find_cut(range, own);
       }
       if (threads.thread == 0) cuts[level - 1] = cut;
     }
     threads.synchronize();
-    assign();
+    assign(cutoff.last_mean);
   }
 };
 
@@ -437,7 +485,9 @@ RowParams make_params(const StageContext& context, const core::LevelsParams& par
   p.num_levels = g.config.num_levels;
   p.min_full_blocks = g.config.min_full_blocks;
   p.causal = g.config.causal;
-  p.rest = reads_means(g.config.rest) ? kBlockMean : kSkip;
+  const bool has_means = reads_means(g.config.rest);
+  p.rest = has_means ? kBlockMean : kSkip;
+  p.rest_cutoff = has_means ? g.config.rest_cutoff : 0.0F;
   return p;
 }
 

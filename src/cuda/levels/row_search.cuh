@@ -177,6 +177,16 @@ struct RowThreads {
       __syncthreads();
     }
   }
+  [[nodiscard]] __device__ std::uint32_t sum(std::uint32_t x) const {
+    x = __reduce_add_sync(kAllLanes, x);
+    if constexpr (kWarps > 1) {
+      if (lane == 0) exchange[thread / kWarp] = x;
+      synchronize();
+      x = __reduce_add_sync(kAllLanes, lane < kWarps ? exchange[lane] : 0U);
+      synchronize();
+    }
+    return x;
+  }
   [[nodiscard]] __device__ std::uint32_t maximum(std::uint32_t x) const {
     x = __reduce_max_sync(kAllLanes, x);
     if constexpr (kWarps > 1) {
