@@ -69,7 +69,9 @@ SearchSpace search_space(const Problem& base, const CallOptions& flags) {
   if (flags.has_flag("order")) space.orders = {config.reorder};
   if (flags.has_flag("importance")) space.estimators = {config.importance};
   if (flags.has_flag("block")) space.block_kv = {config.block_kv};
-  if (flags.has_flag("rest_cutoff")) space.rest_cutoff = config.rest_cutoff;
+  if (flags.has_flag("rest_cutoff") || config.rest_cutoff > 0.0F) {
+    space.rest_cutoff = config.rest_cutoff;
+  }
   const auto erase_splits = [&space](const auto& is_other) {
     space.splits.erase(std::remove_if(space.splits.begin(), space.splits.end(), is_other),
                        space.splits.end());
