@@ -43,7 +43,8 @@ struct Pack {
   [[nodiscard]] float* logits(int r) const { return scratch.logits + r * g.num_kv_blocks; }
   [[nodiscard]] bool is_rest(int r, index_t kv_block) const { return logits(r)[kv_block] != -kInf; }
   [[nodiscard]] bool is_unread(int r, index_t kv_block) const {
-    return params.levels.row(b, h, q_block(r))[kv_block] == kSkip || is_rest(r, kv_block);
+    const LevelCode code = params.levels.row(b, h, q_block(r))[kv_block];
+    return semantics::is_unread(code, is_rest(r, kv_block));
   }
 };
 

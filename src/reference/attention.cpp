@@ -190,7 +190,7 @@ semantics::ProbeSums<double> probe(const QueryHead& head, index_t row, const Lin
   ProbedRow probed{query, {}, {}, {}, term};
   for (std::size_t j = 0; j < rest.is_rest.size(); ++j) {
     const auto kv_block = static_cast<index_t>(j);
-    const bool is_unread = rest.is_rest[j] || codes[j] == kSkip;
+    const bool is_unread = semantics::is_unread(codes[j], rest.is_rest[j]);
     for (const PooledRow& key : head.read(kv_block, semantics::kFinestLevel)) {
       if (!head.sees(row, key)) continue;
       (is_unread ? probed.unread : probed.read).push_back({key.key, key.value, key.bias});

@@ -137,7 +137,8 @@ PSA_HD inline float least_of_means(float last, float cutoff, index_t block_kv) {
 /// first `kept` candidates would have cost. `last_cut`: candidates that the rule gives a level.
 PSA_HD inline index_t freed_blocks(index_t count, index_t kept, index_t last_cut, index_t block_kv,
                                    index_t q_block) {
-  // A block that is read in full has no mean: only if none is left they have all been paid out.
+  // A block that is read in full needs no mean, which leaves block_kv - 1 columns to pay; when no
+  // mean is left, what all of them would have cost has been spent.
   const auto blocks = static_cast<double>(count - kept) / static_cast<double>(block_kv - 1);
   const auto most = static_cast<double>(count - last_cut) / static_cast<double>(block_kv);
   return static_cast<index_t>(

@@ -12,6 +12,7 @@
 #include "semantics/blocks.hpp"
 #include "semantics/first_order.hpp"
 #include "semantics/hd.hpp"
+#include "semantics/pooling.hpp"
 
 namespace psa::semantics {
 
@@ -49,6 +50,11 @@ PSA_HD constexpr index_t probes_before(index_t end, index_t len_q) {
 /// causal calls none is of a later query block.
 PSA_HD constexpr index_t fitted_probes(bool causal, index_t end, index_t len_q) {
   return causal ? probes_before(end, len_q) : probe_count(len_q);
+}
+
+/// Whether a probe row counts the keys of a block as unread: in its rest set, or skipped.
+PSA_HD constexpr bool is_unread(int code, bool is_in_rest_set) {
+  return is_in_rest_set || code == kSkipCode;
 }
 
 /// What a probe row says. Its error with a mass factor mu and a slope beta is exactly

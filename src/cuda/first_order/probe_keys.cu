@@ -207,7 +207,7 @@ struct KeySweep {
 #pragma unroll
       for (int r = 0; r < 2; ++r) {
         const int code = codes[r][block];
-        if (code != kSkip && !is_rest(p, q_begin[r], any.len_kv, code, block)) {
+        if (!semantics::is_unread(code, is_rest(p, q_begin[r], any.len_kv, code, block))) {
           found |= every << (2 * group + r);
         }
       }
