@@ -210,6 +210,14 @@ TEST_F(CudaRestProbes, S25RowsFollowProbesOfEarlierBlocksAlone) {
   }
 }
 
+TEST_F(CudaRestProbes, BadKeysLeaveEarlierRowsAlone) {
+  for (const DType dtype : {DType::kF16, DType::kBF16}) {
+    for (const core::Backend* backend : cuda_backends(CausalProbes(dtype).problem.geometry())) {
+      expect_bad_keys_to_leave_earlier_rows_alone(*backend, dtype);
+    }
+  }
+}
+
 // ---- NaN, Inf and numbers near the limits -------------------------------------------------------
 
 class CudaFirstOrderNan : public CudaTest {};

@@ -51,6 +51,13 @@ TEST(CausalRestProbes, S25RowsFollowProbesOfEarlierBlocksAlone) {
   }
 }
 
+TEST(CausalRestProbes, BadKeysLeaveEarlierRowsAlone) {
+  expect_bad_keys_to_leave_earlier_rows_alone(reference::backend(), DType::kF32);
+  for (const core::Backend& backend : cpu::all_backends()) {
+    expect_bad_keys_to_leave_earlier_rows_alone(backend, DType::kF32);
+  }
+}
+
 constexpr index_t kQueries = 1152;  // 9 probes
 
 /// Query blocks that read half of the KV blocks as means, and skip block 2 of 8.

@@ -3,6 +3,8 @@
 
 #include <gtest/gtest.h>
 
+#include <limits>
+
 #include "reference/backend.hpp"
 #include "semantics/rest_probes.hpp"
 #include "support/problem_cases.hpp"
@@ -70,6 +72,11 @@ void CausalProbes::change_query(index_t row) {
   for (index_t c = 0; c < kHeadDim; ++c) in.q.set(0, 0, row, c, 2);
 }
 
+void CausalProbes::spoil_key(index_t row, float bad) {
+  in.k.set(0, 0, row + kEarlierKeys, 3, bad);
+  in.v.set(0, 0, row + kEarlierKeys, 5, bad);
+}
+
 AttentionResult CausalProbes::attend(const core::Backend& backend) {
   const core::Geometry g = problem.geometry();
   std::vector<LevelCode> levels = uniform_levels(g, kBlockMean);
@@ -95,6 +102,22 @@ void expect_rows_to_follow_earlier_probes(const core::Backend& backend, DType dt
   const index_t begin = probe / CausalProbes::kBlockQ * CausalProbes::kBlockQ;
   EXPECT_TRUE(has_same_rows(all, got, 0, begin)) << backend.isa;
   EXPECT_FALSE(has_same_rows(all, got, begin + CausalProbes::kBlockQ, kLen)) << backend.isa;
+}
+
+void expect_bad_keys_to_leave_earlier_rows_alone(const core::Backend& backend, DType dtype) {
+  const AttentionResult all = CausalProbes(dtype).attend(backend);
+  for (const index_t row : {1216, 1543, 2099}) {
+    for (const float bad :
+         {std::numeric_limits<float>::quiet_NaN(), -std::numeric_limits<float>::infinity()}) {
+      CausalProbes changed(dtype);
+      changed.spoil_key(row, bad);
+      // The query block before that of the row may meet the key's KV block: repaired rows have
+      // other last bits.
+      const index_t end = (row / CausalProbes::kBlockQ - 1) * CausalProbes::kBlockQ;
+      EXPECT_TRUE(has_same_rows(all, changed.attend(backend), 0, end))
+          << backend.isa << " " << row << " " << bad;
+    }
+  }
 }
 
 }  // namespace psa::testing

@@ -88,13 +88,14 @@ void attention_sm80(const StageContext& context, const core::AttentionParams& ca
   if (dtype == DType::kF32) {
     throw Error(Status::kUnsupported, "q is f32; the cuda backend reads f16 and bf16");
   }
-  for_each_launch(context, call, sum_covariances, [&](const AttentionParams& params) {
-    if (dtype == DType::kF16) {
-      launch_for_rest<__half>(context, params);
-    } else {
-      launch_for_rest<__nv_bfloat16>(context, params);
-    }
-  });
+  for_each_launch(context, call, {sum_covariances, meet_probe_keys},
+                  [&](const AttentionParams& params) {
+                    if (dtype == DType::kF16) {
+                      launch_for_rest<__half>(context, params);
+                    } else {
+                      launch_for_rest<__nv_bfloat16>(context, params);
+                    }
+                  });
 }
 
 }  // namespace psa::cuda

@@ -76,13 +76,14 @@ void attention_sm90(const StageContext& context, const core::AttentionParams& ca
     attention_sm80(context, call);
     return;
   }
-  for_each_launch(context, call, sum_covariances_sm90, [&](const AttentionParams& params) {
-    if (context.geometry.shape.dtype_kv == DType::kF16) {
-      launch<DType::kF16>(context, params);
-    } else {
-      launch<DType::kBF16>(context, params);
-    }
-  });
+  for_each_launch(context, call, {sum_covariances_sm90, meet_probe_keys_sm90},
+                  [&](const AttentionParams& params) {
+                    if (context.geometry.shape.dtype_kv == DType::kF16) {
+                      launch<DType::kF16>(context, params);
+                    } else {
+                      launch<DType::kBF16>(context, params);
+                    }
+                  });
 }
 
 }  // namespace psa::cuda

@@ -92,12 +92,12 @@ int heads_per_launch(const core::Geometry& g) {
 std::size_t first_order_bytes(const core::Geometry& g) { return bytes_of(g, heads_per_launch(g)); }
 
 void make_first_order_maps(const StageContext& context, const core::AttentionParams& call,
-                           HeadRange heads, SumCovariances& sum) {
+                           HeadRange heads, const FirstOrderProducts& products) {
   const FirstOrder work = carve_first_order(context.geometry, heads, call.work);
   block_moments(context, call.inputs, work);
   rest_weights(context, call, work);
-  sum(context, call.inputs, work);
-  fit_rest(context, call, work);
+  products.sum(context, call.inputs, work);
+  fit_rest(context, call, work, products.meet_probe_keys);
 }
 
 }  // namespace psa::cuda

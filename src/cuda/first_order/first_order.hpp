@@ -66,7 +66,7 @@ struct FirstOrder {
 /// core::Backend::attention_bytes.
 [[nodiscard]] std::size_t first_order_bytes(const core::Geometry& geometry);
 
-// The steps; the third with mma.sync or with wgmma.
+// The steps; the third, and the first of the fourth (rest_probes.cuh), with mma.sync or with wgmma.
 void block_moments(const StageContext& context, const core::Inputs& inputs, const FirstOrder& work);
 void rest_weights(const StageContext& context, const core::AttentionParams& call,
                   const FirstOrder& work);
@@ -74,23 +74,34 @@ using SumCovariances = void(const StageContext& context, const core::Inputs& inp
                             const FirstOrder& work);
 SumCovariances sum_covariances;
 SumCovariances sum_covariances_sm90;
+struct ProbeParams;
+/// Fills masses and values of p.work.probe for `heads` query heads.
+using MeetProbeKeys = void(const StageContext& context, const ProbeParams& p, unsigned int heads);
+MeetProbeKeys meet_probe_keys;
+MeetProbeKeys meet_probe_keys_sm90;
 void fit_rest(const StageContext& context, const core::AttentionParams& call,
-              const FirstOrder& work);
+              const FirstOrder& work, MeetProbeKeys& meet_probe_keys);
+
+/// Who multiplies.
+struct FirstOrderProducts {
+  SumCovariances& sum;
+  MeetProbeKeys& meet_probe_keys;
+};
 
 /// Fills the work memory. Launches on context.stream.
 void make_first_order_maps(const StageContext& context, const core::AttentionParams& call,
-                           HeadRange heads, SumCovariances& sum);
+                           HeadRange heads, const FirstOrderProducts& products);
 
 /// Calls `attend` with the parameters of each launch of a call, behind the maps that it reads.
 template <typename Attend>
 void for_each_launch(const StageContext& context, const core::AttentionParams& call,
-                     SumCovariances& sum, const Attend& attend) {
+                     const FirstOrderProducts& products, const Attend& attend) {
   const core::Geometry& g = context.geometry;
   const auto all = static_cast<int>(g.shape.batch * g.shape.heads_kv);
   const int most = heads_per_launch(g);
   for (int first = 0; first < all; first += most) {
     const HeadRange heads{first, all - first < most ? all - first : most};
-    if (g.config.rest == Rest::kLinear) make_first_order_maps(context, call, heads, sum);
+    if (g.config.rest == Rest::kLinear) make_first_order_maps(context, call, heads, products);
     attend(make_attention_params(context, call, heads));
   }
 }

@@ -5,7 +5,7 @@
 //   in   q, k, v, levels, pyramid; mass, map and factor of first_order.hpp
 //   out  mass and factor, times the mass factor and the slope of each query block
 //
-//   probe_keys     probe_keys.cu                                                 O(P · Lk · D)
+//   probe_keys     probe_keys.cuh                                                O(P · Lk · D)
 //   probe_sums     what chunks of keys have found, and q M -> ProbeSums          O(P · D²)
 //   fit_factors    ProbeSums of a head -> its factors, in causal calls of each
 //                  number of probes                                              O(P²)
@@ -223,7 +223,6 @@ __global__ void __launch_bounds__(32 * kScaleWarps)
 
 template <typename Element>
 void launch(const ProbeParams& p, unsigned int heads, cudaStream_t stream) {
-  meet_probe_keys<Element>(p, heads, stream);
   const unsigned int rows = heads * static_cast<unsigned>(p.probes);
   probe_sums<Element><<<rows, 32 * kSumWarps, 0, stream>>>(p);
   check_launch("probe_sums");
@@ -239,17 +238,21 @@ void launch(const ProbeParams& p, unsigned int heads, cudaStream_t stream) {
 }  // namespace
 
 void fit_rest(const StageContext& context, const core::AttentionParams& call,
-              const FirstOrder& work) {
+              const FirstOrder& work, MeetProbeKeys& meet_probe_keys) {
   const core::Geometry& g = context.geometry;
   const index_t probes = semantics::probe_count(g.shape.len_q);
   if (probes == 0) return;
   const core::Inputs& in = call.inputs;
-  const bool is_aligned =
-      has_aligned_rows(in.q) && has_aligned_rows(in.k) && has_aligned_rows(in.v);
+  const auto is_near = [](const TensorView& t) {
+    return t.stride[2] >= 0 && t.stride[2] < index_t{1} << 31;  // of 2 bytes
+  };
+  const bool is_aligned = has_aligned_rows(in.q) && has_aligned_rows(in.k) &&
+                          has_aligned_rows(in.v) && is_near(in.k) && is_near(in.v);
   const ProbeParams p{make_attention_params(context, call, work.heads), work,
                       static_cast<int>(probes), is_aligned};
   const unsigned int heads = grid_of(work.heads.count * g.heads_per_kv());
   const cudaStream_t stream = stream_of(context.stream);
+  meet_probe_keys(context, p, heads);
   if (g.shape.dtype_kv == DType::kF16) {
     launch<__half>(p, heads, stream);
   } else {

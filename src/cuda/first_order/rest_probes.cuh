@@ -1,7 +1,7 @@
 // SPDX-License-Identifier: Apache-2.0
 #pragma once
 
-// Factors of the rest (S-25): what the kernels of probe_keys.cu and rest_factors.cu share.
+// Factors of the rest (S-25): what the kernels of probe_keys.cuh and rest_factors.cu share.
 
 #include "cuda/attention/kv_stream.cuh"
 #include "cuda/device/kv_rows.cuh"
@@ -19,7 +19,8 @@ struct ProbeParams {
   AttentionParams call;
   FirstOrder work;
   int probes;
-  bool is_aligned;  // rows of q, k and v are whole pieces of 16 bytes
+  // Rows of q, k and v are whole pieces of 16 bytes, those of k and v less than 4 GiB apart.
+  bool is_aligned;
 };
 
 /// A query block of head `head` of the launch.
@@ -54,9 +55,5 @@ __device__ inline bool is_rest(const ProbeParams& p, int q_begin, int len_kv, in
       semantics::block_range(block, p.call.block_kv, len_kv), p.call.len_q, len_kv);
   return semantics::is_in_rest_set(code, visibility);
 }
-
-/// Fills masses and values of p.work.probe for `heads` query heads. Element: type of q, k and v.
-template <typename Element>
-void meet_probe_keys(const ProbeParams& p, unsigned int heads, cudaStream_t stream);
 
 }  // namespace psa::cuda
