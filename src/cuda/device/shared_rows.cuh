@@ -28,6 +28,14 @@ __device__ inline std::uint32_t advance(std::uint32_t address, int rows, int pie
          static_cast<std::uint32_t>(rows * kRowBytes + pieces / 8 * 128);
 }
 
+/// From the address of (row, piece), `row` a multiple of 8, to that of (row + rows, piece). Rows
+/// are of 128 bytes or a multiple.
+template <int kRowBytes>
+__device__ inline std::uint32_t down(std::uint32_t address, int rows) {
+  return (address ^ static_cast<std::uint32_t>(rows % 8 * 16)) +
+         static_cast<std::uint32_t>(rows * kRowBytes);
+}
+
 __device__ inline void store_shared(std::uint32_t address, const uint4& x) {
   asm volatile("st.shared.v4.u32 [%0], {%1,%2,%3,%4};" ::"r"(address), "r"(x.x), "r"(x.y), "r"(x.z),
                "r"(x.w)

@@ -94,6 +94,12 @@ struct Place {
       : side(static_cast<int>(threadIdx.x) / kColumns),
         stretch(static_cast<int>(threadIdx.x) % kColumns / (kColumns / kThreadChannels)),
         column(static_cast<int>(threadIdx.x) % (kColumns / kThreadChannels) * kThreadChannels) {}
+
+  /// Of its first token.
+  [[nodiscard]] __device__ std::uint32_t address(const std::byte* tile) const {
+    return piece_address<SharedMemory<kColumns>::kRowBytes>(tile, stretch * kStretchTokens,
+                                                            column / kThreadChannels);
+  }
 };
 
 /// Adds the threads' sums of one channel over the stretches, in order; the same in all of them.
@@ -135,10 +141,10 @@ __device__ void copy_slab(const MomentParams<Element>& p, const Block& block,
                           const Place<kColumns>& place, int channel, int tokens, std::byte* tile) {
   const KvHead<Element> head = p.rows[place.side].head(block.batch, block.head_kv);
   const int begin = block.begin + place.stretch * kStretchTokens;
+  const std::uint32_t first = place.address(tile);
 #pragma unroll
   for (int u = 0; u < kStretchTokens; ++u) {
-    const std::uint32_t to = piece_address<SharedMemory<kColumns>::kRowBytes>(
-        tile, place.stretch * kStretchTokens + u, place.column / kThreadChannels);
+    const std::uint32_t to = down<SharedMemory<kColumns>::kRowBytes>(first, u);
     const bool is_real = u < tokens && channel < p.head_dim;
     index_t token = is_real ? begin + u : 0;
     if (is_real && head.order != nullptr) token = __ldg(head.order + begin + u);
@@ -157,11 +163,11 @@ __device__ void copy_slab(const MomentParams<Element>& p, const Block& block,
 template <typename Element, int kColumns, typename Each>
 __device__ void for_each_pair(const std::byte* tile, const Place<kColumns>& place, int tokens,
                               const Each& each) {
+  const std::uint32_t first = place.address(tile);
 #pragma unroll
   for (int u = 0; u < kStretchTokens; ++u) {
     if (u >= tokens) break;
-    const uint4 packed = load_shared(piece_address<SharedMemory<kColumns>::kRowBytes>(
-        tile, place.stretch * kStretchTokens + u, place.column / kThreadChannels));
+    const uint4 packed = load_shared(down<SharedMemory<kColumns>::kRowBytes>(first, u));
 #pragma unroll
     for (int pair = 0; pair < kThreadChannels / 2; ++pair) {
       each(pair, unpack_pair<Element>(packed, pair));
@@ -256,28 +262,28 @@ __device__ void multiply(const SharedMemory<kColumns>& shared, int steps,
   constexpr int kRowBytes = SharedMemory<kColumns>::kRowBytes;
   const int lane = static_cast<int>(threadIdx.x) % 32;
   const int warp = static_cast<int>(threadIdx.x) / 32;
-  const int value_piece = warp / 2 * 4;
-  const int key_piece = warp % 2 * (kColumns / 16);
+  // From the places of the first step, whose pieces are even but for the lane: others differ in
+  // bits that are 0 there.
+  std::uint32_t values = piece_address<kRowBytes>(shared.tile[kValues], lane / 16 * 8 + lane % 8,
+                                                  warp / 2 * 4 + lane / 8 % 2);
+  std::uint32_t keys = piece_address<kRowBytes>(shared.tile[kKeys], lane % 16,
+                                                warp % 2 * (kColumns / 16) + lane / 16);
   for (int step = 0; step < steps; ++step) {
     std::uint32_t a[2][4];
 #pragma unroll
-    for (int m = 0; m < 2; ++m) {
-      load_matrices_transposed(
-          a[m], piece_address<kRowBytes>(shared.tile[kValues], 16 * step + lane / 16 * 8 + lane % 8,
-                                         value_piece + 2 * m + lane / 8 % 2));
-    }
+    for (unsigned m = 0; m < 2; ++m) load_matrices_transposed(a[m], values ^ 32 * m);
 #pragma unroll
-    for (int pair = 0; pair < kColumns / 32; ++pair) {
+    for (unsigned pair = 0; pair < kColumns / 32; ++pair) {
       std::uint32_t b[4];
-      load_matrices_transposed(b,
-                               piece_address<kRowBytes>(shared.tile[kKeys], 16 * step + lane % 16,
-                                                        key_piece + 2 * pair + lane / 16));
+      load_matrices_transposed(b, keys ^ 32 * pair);
 #pragma unroll
       for (int m = 0; m < 2; ++m) {
         mma_16x8x16<Element>(c[m][2 * pair], a[m], b[0], b[1]);
         mma_16x8x16<Element>(c[m][2 * pair + 1], a[m], b[2], b[3]);
       }
     }
+    values += 16 * kRowBytes;
+    keys += 16 * kRowBytes;
   }
 }
 
@@ -292,21 +298,25 @@ __device__ bool store_covariance(SharedMemory<kColumns>& shared, float tokens, f
   const int lane = static_cast<int>(threadIdx.x) % 32;
   const int warp = static_cast<int>(threadIdx.x) / 32;
   const float per_unit = unit > 0.0F ? 1.0F / unit : 0.0F;
+  const int first_row = warp / 2 * 32 + lane / 4;
+  const int first_column = warp % 2 * (kColumns / 2);
+  const std::uint32_t first =
+      piece_address<kRowBytes>(shared.tile[kKeys], first_row, first_column / 8) + lane % 4 * 4;
   bool is_finite = true;
 #pragma unroll
   for (int m = 0; m < 2; ++m) {
 #pragma unroll
     for (int half = 0; half < 2; ++half) {
-      const int row = warp / 2 * 32 + 16 * m + 8 * half + lane / 4;
-      const float value = tokens * shared.means[kValues][row];
+      const int more_rows = 16 * m + 8 * half;
+      const float value = tokens * shared.means[kValues][first_row + more_rows];
 #pragma unroll
       for (int n = 0; n < kColumns / 16; ++n) {
-        const int column = warp % 2 * (kColumns / 2) + 8 * n + lane % 4 * 2;
+        const int column = first_column + 8 * n + lane % 4 * 2;
         const float low = fmaf(-value, shared.means[kKeys][column], c[m][n][2 * half]);
         const float high = fmaf(-value, shared.means[kKeys][column + 1], c[m][n][2 * half + 1]);
         is_finite = is_finite && isfinite(low) && isfinite(high);
         const auto clamped = [&](float x) { return fminf(fmaxf(x * per_unit, -kMost), kMost); };
-        store_shared(piece_address<kRowBytes>(shared.tile[kKeys], row, column / 8) + lane % 4 * 4,
+        store_shared((first ^ 16U * n) + static_cast<std::uint32_t>(more_rows * kRowBytes),
                      pack<Element>(clamped(low), clamped(high)));
       }
     }
@@ -318,19 +328,23 @@ __device__ bool store_covariance(SharedMemory<kColumns>& shared, float tokens, f
 template <typename Element, int kColumns>
 __device__ void write_covariance(const MomentParams<Element>& p, const Block& block,
                                  const SharedMemory<kColumns>& shared, bool is_zero) {
+  constexpr int kRowBytes = SharedMemory<kColumns>::kRowBytes;
   constexpr int kPieces = kColumns / 8;
-  auto* matrix = reinterpret_cast<Element*>(p.work.covariance) +
-                 static_cast<index_t>(block.row) * p.head_dim * p.work.row;
-  for (int i = static_cast<int>(threadIdx.x); i < kColumns * kPieces; i += 2 * kColumns) {
-    const int row = block.slab[kValues] * kColumns + i / kPieces;
-    const int column = block.slab[kKeys] * kColumns + i % kPieces * 8;
-    if (row >= p.head_dim || column >= p.work.row) continue;
-    uint4 piece{0, 0, 0, 0};
-    if (!is_zero) {
-      piece = load_shared(piece_address<SharedMemory<kColumns>::kRowBytes>(
-          shared.tile[kKeys], i / kPieces, i % kPieces));
-    }
-    *reinterpret_cast<uint4*>(matrix + row * p.work.row + column) = piece;
+  constexpr int kRowsAtOnce = 2 * kColumns / kPieces;  // by all threads; a multiple of 8
+  const int first_row = static_cast<int>(threadIdx.x) / kPieces;
+  const int piece = static_cast<int>(threadIdx.x) % kPieces;
+  const int column = block.slab[kKeys] * kColumns + 8 * piece;
+  if (column >= p.work.row) return;
+  std::uint32_t from = piece_address<kRowBytes>(shared.tile[kKeys], first_row, piece);
+  int row = block.slab[kValues] * kColumns + first_row;
+  auto* to = reinterpret_cast<Element*>(p.work.covariance) +
+             (static_cast<index_t>(block.row) * p.head_dim + row) * p.work.row + column;
+#pragma unroll 4
+  for (int i = 0; i < kColumns / kRowsAtOnce; ++i) {
+    if (row < p.head_dim) *reinterpret_cast<uint4*>(to) = is_zero ? uint4{} : load_shared(from);
+    row += kRowsAtOnce;
+    from += kRowsAtOnce * kRowBytes;
+    to += kRowsAtOnce * p.work.row;
   }
 }
 

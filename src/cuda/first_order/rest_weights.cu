@@ -185,6 +185,7 @@ __device__ void multiply_rows(const WeightParams& p, const Group& group, int kv_
                               const float* keys, const float (&rows)[kBlocks][kMaxRow],
                               float (&dot)[kBlocks]) {
   keys += group.kv_row(p) * p.work.row + kv_block;
+#pragma unroll 2
   for (int channel = 0; channel < p.work.row; channel += kChannelsAtOnce) {
     float k[kChannelsAtOnce];
 #pragma unroll
