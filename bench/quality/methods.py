@@ -22,7 +22,7 @@ PUBLISHED_QUOTA = (0.10, 0.15, 0.15, 0.35)  # psa_balanced of CogVideo_5b, the p
 PUBLISHED_THRESHOLD = (0.5, 0.6, 0.7, 0.8)  # psa_balanced of Wan2.1_1.3b
 PUBLISHED_CAP = (0.7, 0.65, 0.6)  # of the same
 UNDERSTANDING = psa.preset("qwen2.5-vl").config
-LINEAR = {"rest": "linear", "rest_cutoff": psa.preset("balanced").config.rest_cutoff}
+CUTOFFS = (psa.preset("balanced").config.rest_cutoff, 0.0)  # of the rest; that of psa's presets
 _CAUSAL = {"causal": True, "sink": 1}
 _CAUSAL_SPACE = {"orders": ("none",), "estimators": (*ESTIMATORS, "antidiagonal")}
 
@@ -52,8 +52,8 @@ class Choice:
     at: Callable[[float], Trial]
     most: float | None = None
     """The knob runs from 0 to this; None: there is no knob."""
-    other_blocks: tuple[Choice, ...] = ()
-    """The same with other sizes of block, to be tried once this is the best."""
+    others: tuple[Choice, ...] = ()
+    """The same with other sizes of block and cutoffs, to be tried once this is the best."""
 
 
 @dataclass(frozen=True)
@@ -73,19 +73,26 @@ def _shares(config: psa.Config, shape: tuple[float, ...], knob: float) -> psa.Co
     return psa.Config.from_mapping(settings, config)
 
 
+def settings_text(order: str, estimator: str, block: str, cutoff: float) -> str:
+    """In the words of psa tune, with commas."""
+    return ", ".join([order, estimator, block] + ([f"cutoff {cutoff:g}"] if cutoff else []))
+
+
 def _searched(shape: tuple[float, ...], orders=ORDERS, estimators=ESTIMATORS, blocks=BLOCKS,
-              **fixed) -> Callable[[float, object], Iterator[Choice]]:
+              cutoffs=(0.0,), **fixed) -> Callable[[float, object], Iterator[Choice]]:
     """All combinations of settings for a budget that the knob scales."""
 
-    def choice(order, estimator, block, others=()) -> Choice:
-        config = psa.Config(order=order, importance=estimator, block=block, **fixed)
-        return Choice(f"{order}, {estimator}, {block[0]}x{block[1]}",
+    def choice(order, estimator, block, cutoff, others=()) -> Choice:
+        config = psa.Config(order=order, importance=estimator, block=block, rest_cutoff=cutoff,
+                            **fixed)
+        return Choice(settings_text(order, estimator, f"{block[0]}x{block[1]}", cutoff),
                       lambda knob: Trial(_shares(config, shape, knob)), most=1 / shape[0],
-                      other_blocks=tuple(choice(order, estimator, other) for other in others))
+                      others=tuple(choice(order, estimator, *other) for other in others))
 
     def choices(_density, _grid) -> Iterator[Choice]:
+        first, *others = itertools.product(blocks, cutoffs)
         for order, estimator in itertools.product(orders, estimators):
-            yield choice(order, estimator, blocks[0], blocks[1:])
+            yield choice(order, estimator, *first, others)
 
     return choices
 
@@ -153,11 +160,11 @@ BIDIRECTIONAL = (
     Method("psa, four levels", "the split of a density over four levels, rest as means, along the "
            "Gilbert curve", _split(order="gilbert"), is_psa=True),
     Method("psa, one level, linear", "best blocks in full, the rest as means with their "
-           "first-order term", _searched((1,), **LINEAR), is_psa=True),
+           "first-order term", _searched((1,), rest="linear", cutoffs=CUTOFFS), is_psa=True),
     Method("psa, one level, linear, all costs", "the same, selection and first-order term inside "
-           "the density", _searched((1,), **LINEAR), is_psa=True, pays_selection=True),
+           "the density", _searched((1,), rest="linear", cutoffs=CUTOFFS), is_psa=True, pays_selection=True),
     Method("psa, mass, linear", "blocks in full up to a share of the mass, the rest as above",
-           _searched((1,), rule="threshold", **LINEAR), is_psa=True),
+           _searched((1,), rule="threshold", rest="linear"), is_psa=True),
 )
 
 CAUSAL_PUBLISHED = Method("published understanding", "antidiagonal, published shares of the mass, "
@@ -181,12 +188,12 @@ CAUSAL = (
     Method("psa, four levels", "the same split, antidiagonal",
            _split(importance="antidiagonal", **_CAUSAL), is_psa=True),
     Method("psa, one level, linear", "best blocks in full, the rest as means with their "
-           "first-order term", _searched((1,), **LINEAR, **_CAUSAL_SPACE, **_CAUSAL),
+           "first-order term", _searched((1,), rest="linear", cutoffs=CUTOFFS, **_CAUSAL_SPACE, **_CAUSAL),
            is_psa=True),
     Method("psa, one level, linear, all costs", "the same, selection and first-order term inside "
-           "the density", _searched((1,), **LINEAR, **_CAUSAL_SPACE, **_CAUSAL),
+           "the density", _searched((1,), rest="linear", cutoffs=CUTOFFS, **_CAUSAL_SPACE, **_CAUSAL),
            is_psa=True, pays_selection=True),
     Method("psa, mass, linear", "blocks in full up to a share of the mass, the rest as above",
-           _searched((1,), rule="threshold", **LINEAR, **_CAUSAL_SPACE, **_CAUSAL),
+           _searched((1,), rule="threshold", rest="linear", **_CAUSAL_SPACE, **_CAUSAL),
            is_psa=True),
 )

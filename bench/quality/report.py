@@ -65,8 +65,9 @@ def study_lines(study: dict) -> list[str]:
         "chosen on the tuning captures:",
         "", *settings_table(study),
         "", f"What they were chosen from: mean error at {density} on "
-        f"{study['search_captures']} tuning captures, blocks of 128x128 (the best of each method "
-        "was then tried with 128x64).",
+        f"{study['search_captures']} tuning captures, blocks of 128x128, one level with a cutoff "
+        "of 2 (the best of each method was then tried with 128x64, one level also without a "
+        "cutoff).",
         "", *search_table(study)]
 
 
@@ -105,11 +106,10 @@ def search_table(study: dict) -> list[str]:
     """A row per order and estimator, a column per method."""
     errors: dict[tuple[str, str], dict[str, float]] = {}
     for row in study["searched"]:
-        order, *parts = row["choice"].split(", ")
-        if row["wanted"] == MODELS[study["model"]].aim_density and "128x128" in parts:
-            parts.remove("128x128")
-            cells = errors.setdefault((order, ", ".join(parts)), {})
-            cells[row["method"]] = row["error"]
+        order, estimator, block, *_ = row["choice"].split(", ")
+        if row["wanted"] == MODELS[study["model"]].aim_density and block == "128x128":
+            cells = errors.setdefault((order, estimator), {})
+            cells.setdefault(row["method"], row["error"])  # the first: others are of the best alone
     names = list(dict.fromkeys(name for cells in errors.values() for name in cells))
     lines = ["| order | estimator | " + " | ".join(names) + " |",
              "|---" * (len(names) + 2) + "|"]

@@ -81,13 +81,13 @@ class Study:
 
     def _search(self, method: Method, density: float) -> list[dict]:
         """The error of each choice on some tuning captures: first of all, then of those which
-        differ from the best one in their blocks alone."""
+        differ from the best one in their blocks and cutoffs alone."""
         choices = list(method.choices(density, self.tuning[0].grid))
-        if len(choices) <= 1 and not any(choice.other_blocks for choice in choices):
+        if len(choices) <= 1 and not any(choice.others for choice in choices):
             return [{"choice": choice, "error": 0.0} for choice in choices]
         rows = self._judge(method, choices, density)
         best = min(rows, key=lambda row: row["error"])["choice"]
-        return rows + self._judge(method, best.other_blocks, density)
+        return rows + self._judge(method, best.others, density)
 
     def _judge(self, method: Method, choices: Sequence[Choice], density: float) -> list[dict]:
         some = captures.spread(self.tuning, self.effort.search)
@@ -113,7 +113,7 @@ class Study:
         linear = [row for row in searched
                   if row["method"] == "psa, one level, linear" and row["wanted"] == density]
         best = min(linear, key=lambda row: row["error"])["choice"]
-        order, estimator, block = best.split(", ")
+        order, estimator, block, *_ = best.split(", ")
         path = self._folder / f"by_head_{density * 100:02.0f}.yaml"
         if not path.exists():
             files = [str(c.path) for c in self.tuning]
@@ -123,8 +123,10 @@ class Study:
                             "--block", block, "--levels", "1", "--rest", "linear", *causal,
                             "-o", str(path)], check=True, stdout=sys.stderr)
         layers = psa.preset_from_yaml(path).layers
+        trials = [Trial(layers[c.layer]) for c in self.test]
         method = Method(BY_HEAD, BY_HEAD_NOTE, lambda *_: iter(()), is_psa=True)
-        return method, density, best, [Trial(layers[c.layer]) for c in self.test]
+        text = methods.settings_text(order, estimator, block, trials[0].config.rest_cutoff)
+        return method, density, text, trials
 
     def _test(self, trials: list[list[Trial]]) -> list[list[Measurement]]:
         """Of each row of trials, on all test captures."""

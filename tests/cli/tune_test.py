@@ -77,13 +77,14 @@ class Presets(TuneTest):
         for line in ("order: tile3d", "rest: skip", "levels: 3", "pooled: 8", "block: 16x16"):
             self.assertIn(line + "\n", text)
 
-    def test_cuts_the_rest_off_unless_told_otherwise(self):
-        for flags, line in (((), "rest_cutoff: 2\n"), (("--rest-cutoff", "4"), "rest_cutoff: 4\n"),
-                            (("--rest-cutoff", "0"), None)):
-            self.tuned(*MEANS, *flags)
-            text = (self.folder / "tuned.yaml").read_text()
-            self.assertEqual("rest_cutoff" in text, line is not None)
-            self.assertIn(line or "", text)
+    def test_tries_the_rest_with_and_without_a_cutoff_unless_one_is_given(self):
+        for flags, tried in (((), {"", "2"}), (("--rest-cutoff", "4"), {"4"}),
+                             (("--rest-cutoff", "0"), {""})):
+            found = self.tuned(*MEANS, *flags)
+            texts = {c["candidate"].partition(", cutoff ")[2] for c in found["candidates"]}
+            self.assertEqual(texts, tried)
+            written = "rest_cutoff" in (self.folder / "tuned.yaml").read_text()
+            self.assertEqual(written, "cutoff" in found["chosen"])
 
     def test_equal_captures_give_equal_files(self):
         self.tuned("--threads", "1")

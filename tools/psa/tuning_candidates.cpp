@@ -22,6 +22,7 @@ double selection_cost_of(const Plan& plan, const Config& config) {
 }
 
 std::vector<Config> combinations(const SearchSpace& space, const Config& base) {
+  const std::vector<float> no_cutoff{0};
   std::vector<Config> all;
   for (const Reorder order : space.orders) {
     for (const Importance estimator : space.estimators) {
@@ -31,14 +32,16 @@ std::vector<Config> combinations(const SearchSpace& space, const Config& base) {
           config.reorder = order;
           config.importance = estimator;
           config.rest = rest;
-          config.rest_cutoff = reads_means(rest) ? space.rest_cutoff : 0.0F;
           config.block_kv = block_kv;
           config.rule = LevelRule::kQuota;
           config.num_levels = levels;
           config.budget.fill(0);  // not dense, so that the estimator counts
           config.head_density.clear();
           config.compat = Compat::kNone;  // which has neither means nor densities by head
-          all.push_back(config);
+          for (const float cutoff : reads_means(rest) ? space.rest_cutoffs : no_cutoff) {
+            config.rest_cutoff = cutoff;
+            all.push_back(config);
+          }
         }
       }
     }
@@ -64,13 +67,13 @@ SearchSpace search_space(const Problem& base, const CallOptions& flags) {
                      {4, Rest::kSkip},
                      {1, Rest::kSkip}},
                     {128, 64},
-                    find_preset("balanced").config.rest_cutoff};
+                    {0, find_preset("balanced").config.rest_cutoff}};
   if (config.causal) space.estimators.push_back(Importance::kAntidiagonal);
   if (flags.has_flag("order")) space.orders = {config.reorder};
   if (flags.has_flag("importance")) space.estimators = {config.importance};
   if (flags.has_flag("block")) space.block_kv = {config.block_kv};
   if (flags.has_flag("rest_cutoff") || config.rest_cutoff > 0.0F) {
-    space.rest_cutoff = config.rest_cutoff;
+    space.rest_cutoffs = {config.rest_cutoff};
   }
   const auto erase_splits = [&space](const auto& is_other) {
     space.splits.erase(std::remove_if(space.splits.begin(), space.splits.end(), is_other),
@@ -125,7 +128,11 @@ std::string candidate_text(const Config& config) {
   for (const char* name : {"order", "importance", "rest", "block"}) {
     text += *find_setting(name)->format(given, other) + " ";
   }
-  return text + std::to_string(config.num_levels) + (config.num_levels == 1 ? " level" : " levels");
+  text += std::to_string(config.num_levels) + (config.num_levels == 1 ? " level" : " levels");
+  if (const auto cutoff = find_setting("rest_cutoff")->format(given, Problem{})) {
+    text += ", cutoff " + *cutoff;
+  }
+  return text;
 }
 
 }  // namespace psa::cli

@@ -17,7 +17,7 @@ struct SearchSpace {
   std::vector<Importance> estimators;
   std::vector<std::pair<std::int32_t, Rest>> splits;  ///< levels in use, and the rest
   std::vector<std::int32_t> block_kv;
-  float rest_cutoff = 0;  ///< where the rest is read
+  std::vector<float> rest_cutoffs;  ///< where the rest is read
 };
 
 /// Every order that makes sense for the tokens of `base`.
@@ -37,7 +37,7 @@ struct Candidate {
 [[nodiscard]] std::vector<Candidate> candidates_of(const SearchSpace& space, const Problem& base,
                                                    const PlanOptions& options);
 
-/// "gilbert pooled_lse levels=1 rest=linear block=128x128".
+/// "gilbert pooled_lse linear 128x128 1 level, cutoff 2".
 [[nodiscard]] std::string candidate_text(const Config& config);
 
 }  // namespace psa::cli

@@ -228,7 +228,7 @@ std::optional<Contender> SearchRun::best_binary(double density) {
   if (reader == result_.finalists.end()) return std::nullopt;
   const Config& config = reader->candidate.config;
   const SearchSpace space{
-      all_orders(result_.problem), {config.importance}, {{1, Rest::kSkip}}, {config.block_kv}};
+      all_orders(result_.problem), {config.importance}, {{1, Rest::kSkip}}, {config.block_kv}, {}};
   std::vector<Contender> contenders;
   for (const Candidate& candidate :
        candidates_of(space, result_.problem, options_.plan_options())) {
