@@ -106,9 +106,9 @@ def search_table(study: dict) -> list[str]:
     """A row per order and estimator, a column per method."""
     errors: dict[tuple[str, str], dict[str, float]] = {}
     for row in study["searched"]:
-        order, estimator, block, *_ = row["choice"].split(", ")
-        if row["wanted"] == MODELS[study["model"]].aim_density and block == "128x128":
-            cells = errors.setdefault((order, estimator), {})
+        order, *parts = row["choice"].split(", ")
+        if row["wanted"] == MODELS[study["model"]].aim_density and "128x128" in parts:
+            cells = errors.setdefault((order, parts[0]), {})
             cells.setdefault(row["method"], row["error"])  # the first: others are of the best alone
     names = list(dict.fromkeys(name for cells in errors.values() for name in cells))
     lines = ["| order | estimator | " + " | ".join(names) + " |",
