@@ -22,7 +22,8 @@ PUBLISHED_QUOTA = (0.10, 0.15, 0.15, 0.35)  # psa_balanced of CogVideo_5b, the p
 PUBLISHED_THRESHOLD = (0.5, 0.6, 0.7, 0.8)  # psa_balanced of Wan2.1_1.3b
 PUBLISHED_CAP = (0.7, 0.65, 0.6)  # of the same
 UNDERSTANDING = psa.preset("qwen2.5-vl").config
-CUTOFFS = (psa.preset("balanced").config.rest_cutoff, 0.0)  # of the rest; that of psa's presets
+# The rest read with its first-order term, with the cutoff of psa's presets or without.
+_LINEAR = {"rest": "linear", "cutoffs": (psa.preset("balanced").config.rest_cutoff, 0.0)}
 _CAUSAL = {"causal": True, "sink": 1}
 _CAUSAL_SPACE = {"orders": ("none",), "estimators": (*ESTIMATORS, "antidiagonal")}
 
@@ -160,9 +161,9 @@ BIDIRECTIONAL = (
     Method("psa, four levels", "the split of a density over four levels, rest as means, along the "
            "Gilbert curve", _split(order="gilbert"), is_psa=True),
     Method("psa, one level, linear", "best blocks in full, the rest as means with their "
-           "first-order term", _searched((1,), rest="linear", cutoffs=CUTOFFS), is_psa=True),
+           "first-order term", _searched((1,), **_LINEAR), is_psa=True),
     Method("psa, one level, linear, all costs", "the same, selection and first-order term inside "
-           "the density", _searched((1,), rest="linear", cutoffs=CUTOFFS), is_psa=True, pays_selection=True),
+           "the density", _searched((1,), **_LINEAR), is_psa=True, pays_selection=True),
     Method("psa, mass, linear", "blocks in full up to a share of the mass, the rest as above",
            _searched((1,), rule="threshold", rest="linear"), is_psa=True),
 )
@@ -188,10 +189,10 @@ CAUSAL = (
     Method("psa, four levels", "the same split, antidiagonal",
            _split(importance="antidiagonal", **_CAUSAL), is_psa=True),
     Method("psa, one level, linear", "best blocks in full, the rest as means with their "
-           "first-order term", _searched((1,), rest="linear", cutoffs=CUTOFFS, **_CAUSAL_SPACE, **_CAUSAL),
+           "first-order term", _searched((1,), **_LINEAR, **_CAUSAL_SPACE, **_CAUSAL),
            is_psa=True),
     Method("psa, one level, linear, all costs", "the same, selection and first-order term inside "
-           "the density", _searched((1,), rest="linear", cutoffs=CUTOFFS, **_CAUSAL_SPACE, **_CAUSAL),
+           "the density", _searched((1,), **_LINEAR, **_CAUSAL_SPACE, **_CAUSAL),
            is_psa=True, pays_selection=True),
     Method("psa, mass, linear", "blocks in full up to a share of the mass, the rest as above",
            _searched((1,), rule="threshold", rest="linear", **_CAUSAL_SPACE, **_CAUSAL),
