@@ -14,6 +14,7 @@
 #include "cuda/attention/storage_sm90.cuh"
 #include "cuda/device/barrier.cuh"
 #include "cuda/device/element.cuh"
+#include "cuda/device/math.cuh"
 #include "cuda/device/wgmma.cuh"
 #include "semantics/online_softmax.hpp"
 
@@ -21,12 +22,6 @@ namespace psa::cuda::sm90 {
 
 /// Raising the reference maximum of a row costs a pass over its outputs, so it may lag by 2^8.
 inline constexpr float kMaxLagLog2 = 8.0F;
-
-__device__ inline float exp2_approximate(float x) {
-  float y;
-  asm("ex2.approx.ftz.f32 %0, %1;" : "=f"(y) : "f"(x));
-  return y;
-}
 
 __device__ inline float quad_max(float x) {
   x = fmaxf(x, __shfl_xor_sync(0xFFFFFFFFU, x, 1));

@@ -82,32 +82,10 @@ struct WarpProducts {
   }
 };
 
-template <typename Element, int kDim>
-void launch(const ProbeParams& p, unsigned int heads, cudaStream_t stream) {
-  using Shape = probes::TileShape<kDim>;
-  probes::launch<Element, Shape, WarpProducts<Element, Shape>>(p, heads, stream);
-}
-
-template <typename Element>
-void launch_for(const ProbeParams& p, unsigned int heads, cudaStream_t stream) {
-  if (p.call.head_dim > 128) {
-    launch<Element, 256>(p, heads, stream);
-  } else if (p.call.head_dim > 64) {
-    launch<Element, 128>(p, heads, stream);
-  } else {
-    launch<Element, 64>(p, heads, stream);
-  }
-}
-
 }  // namespace
 
 void meet_probe_keys(const StageContext& context, const ProbeParams& p, unsigned int heads) {
-  const cudaStream_t stream = stream_of(context.stream);
-  if (context.geometry.shape.dtype_kv == DType::kF16) {
-    launch_for<__half>(p, heads, stream);
-  } else {
-    launch_for<__nv_bfloat16>(p, heads, stream);
-  }
+  probes::launch_for<WarpProducts, 256>(context, p, heads);
 }
 
 }  // namespace psa::cuda

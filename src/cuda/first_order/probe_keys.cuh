@@ -23,6 +23,7 @@
 
 #include "cuda/device/copy.cuh"
 #include "cuda/device/element.cuh"
+#include "cuda/device/math.cuh"
 #include "cuda/device/shared_rows.cuh"
 #include "cuda/first_order/rest_probes.cuh"
 #include "cuda/launch.cuh"
@@ -50,12 +51,6 @@ constexpr int kBiasPadding = 4;
 /// one in [4n], [4n + 1] and in [4n + 2], [4n + 3].
 template <int kColumns>
 using Accumulators = float[kColumns / 2];
-
-__device__ inline float exp2_approximate(float x) {
-  float y;
-  asm("ex2.approx.ftz.f32 %0, %1;" : "=f"(y) : "f"(x));
-  return y;
-}
 
 template <typename Shape>
 struct SharedTiles {
@@ -203,12 +198,16 @@ struct KeySweep {
   struct Codes {
     unsigned of_row[2];
   };
+  /// A division; block_kv is a power of two.
+  [[nodiscard]] __device__ int first_block(int tile) const {
+    return tile * kTile >> (31 - __clz(p.call.block_kv));
+  }
   [[nodiscard]] __device__ int blocks_per_tile() const { return max(kTile / p.call.block_kv, 1); }
 
   /// A tile before they are looked at: nothing waits for the loads here.
   __device__ Codes load_codes(int tile) const {
     if constexpr (kIsMeans) return {};
-    const int first = tile * kTile >> (31 - __clz(p.call.block_kv));
+    const int first = first_block(tile);
     Codes found;
 #pragma unroll
     for (int r = 0; r < 2; ++r) {
@@ -223,7 +222,7 @@ struct KeySweep {
   /// Bit 2 · group + r: row r reads the keys of the group. Codes are those of the tile.
   __device__ unsigned read_groups(int tile, const Codes& codes_of) const {
     if constexpr (kIsMeans) return 0;
-    const int first = tile * kTile >> (31 - __clz(p.call.block_kv));
+    const int first = first_block(tile);
     const int groups = kTileGroups / blocks_per_tile();
     const unsigned every = 0x55555555U & ((1ULL << (2 * groups)) - 1U);
     unsigned found = 0;
@@ -527,7 +526,6 @@ __global__ void __launch_bounds__(kThreads) probe_keys(const __grid_constant__ P
   }
 }
 
-/// `heads`: query heads of the launch.
 template <typename Element, typename Shape, typename Products>
 void launch(const ProbeParams& p, unsigned int heads, cudaStream_t stream) {
   constexpr std::size_t kBytes = sizeof(SharedTiles<Shape>) + Products::kAlignment;
@@ -538,6 +536,34 @@ void launch(const ProbeParams& p, unsigned int heads, cudaStream_t stream) {
   allow_shared_memory(kernel, kBytes);
   kernel<<<dim3(ctas, kParts), kThreads, kBytes, stream>>>(p);
   check_launch("probe_keys");
+}
+
+template <template <typename, typename> class Products, typename Element, int kDim>
+void launch_tiles(const ProbeParams& p, unsigned int heads, cudaStream_t stream) {
+  using Shape = TileShape<kDim>;
+  launch<Element, Shape, Products<Element, Shape>>(p, heads, stream);
+}
+
+template <template <typename, typename> class Products, int kMostDim, typename Element>
+void launch_for_dim(const ProbeParams& p, unsigned int heads, cudaStream_t stream) {
+  if (p.call.head_dim <= 64) {
+    launch_tiles<Products, Element, 64>(p, heads, stream);
+  } else if (kMostDim == 128 || p.call.head_dim <= 128) {
+    launch_tiles<Products, Element, 128>(p, heads, stream);
+  } else {
+    launch_tiles<Products, Element, kMostDim>(p, heads, stream);
+  }
+}
+
+/// MeetProbeKeys with Products<Element, Shape>, for rows of up to kMostDim channels: 128 or 256.
+template <template <typename, typename> class Products, int kMostDim>
+void launch_for(const StageContext& context, const ProbeParams& p, unsigned int heads) {
+  const cudaStream_t stream = stream_of(context.stream);
+  if (context.geometry.shape.dtype_kv == DType::kF16) {
+    launch_for_dim<Products, kMostDim, __half>(p, heads, stream);
+  } else {
+    launch_for_dim<Products, kMostDim, __nv_bfloat16>(p, heads, stream);
+  }
 }
 
 }  // namespace psa::cuda::probes

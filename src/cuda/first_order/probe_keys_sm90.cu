@@ -73,33 +73,13 @@ struct WarpgroupProducts {
   }
 };
 
-template <typename Element, int kDim>
-void launch(const ProbeParams& p, unsigned int heads, cudaStream_t stream) {
-  using Shape = probes::TileShape<kDim>;
-  probes::launch<Element, Shape, WarpgroupProducts<Element, Shape>>(p, heads, stream);
-}
-
-template <typename Element>
-void launch_for(const ProbeParams& p, unsigned int heads, cudaStream_t stream) {
-  if (p.call.head_dim > 64) {
-    launch<Element, 128>(p, heads, stream);
-  } else {
-    launch<Element, 64>(p, heads, stream);
-  }
-}
-
 }  // namespace
 
 void meet_probe_keys_sm90(const StageContext& context, const ProbeParams& p, unsigned int heads) {
-  const cudaStream_t stream = stream_of(context.stream);
   if (p.call.head_dim > 128) {
     meet_probe_keys(context, p, heads);
-    return;
-  }
-  if (context.geometry.shape.dtype_kv == DType::kF16) {
-    launch_for<__half>(p, heads, stream);
   } else {
-    launch_for<__nv_bfloat16>(p, heads, stream);
+    probes::launch_for<WarpgroupProducts, 128>(context, p, heads);
   }
 }
 

@@ -12,6 +12,7 @@
 //   scale_rest     masses and factors of the maps, in place                      O(Nq · Nk)
 
 #include "cuda/device/element.cuh"
+#include "cuda/device/math.cuh"
 #include "cuda/first_order/rest_probes.cuh"
 #include "cuda/grid.hpp"
 #include "cuda/launch.cuh"
@@ -23,12 +24,6 @@ namespace {
 
 constexpr int kMaxRow = 256;  // elements of a row: head_dim <= 256
 constexpr int kSumWarps = 4;
-
-__device__ float warp_sum(float x) {
-#pragma unroll
-  for (int lanes = 16; lanes > 0; lanes /= 2) x += __shfl_xor_sync(kAllLanes, x, lanes);
-  return x;
-}
 
 /// A CTA of probe_sums: a probe row. Its threads are channels.
 template <typename Element>

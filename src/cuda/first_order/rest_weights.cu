@@ -23,6 +23,7 @@
 #include "cuda/attention/params.hpp"
 #include "cuda/device/element.cuh"
 #include "cuda/device/kv_rows.cuh"
+#include "cuda/device/math.cuh"
 #include "cuda/first_order/first_order.hpp"
 #include "cuda/grid.hpp"
 #include "cuda/launch.cuh"
@@ -88,12 +89,6 @@ __device__ Group group_of(const WeightParams& p, int cta) {
   group.batch = head / p.call.heads_q;
   group.kv_length = key_length(p.call.kv_lengths, group.batch, p.call.len_kv);
   return group;
-}
-
-__device__ float warp_sum(float x) {
-#pragma unroll
-  for (int lanes = 16; lanes > 0; lanes /= 2) x += __shfl_xor_sync(0xFFFFFFFFU, x, lanes);
-  return x;
 }
 
 __device__ float warp_max(float x) {
