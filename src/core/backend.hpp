@@ -95,13 +95,15 @@ struct StageContext {
   }
 };
 
-/// Query blocks [q_block_begin, q_block_end) of all heads of batch element `batch`. Importance of a
-/// chunk is contiguous [Hq, q_block_end - q_block_begin, num_kv_blocks].
+/// Query blocks [q_block_begin, q_block_end) of all heads of batch elements [batch_begin,
+/// batch_end). Importance of a chunk is contiguous [batches(), Hq, q_blocks(), num_kv_blocks].
 struct RowChunk {
-  index_t batch = 0;
+  index_t batch_begin = 0;
+  index_t batch_end = 0;
   index_t q_block_begin = 0;
   index_t q_block_end = 0;
 
+  [[nodiscard]] index_t batches() const { return batch_end - batch_begin; }
   [[nodiscard]] index_t q_blocks() const { return q_block_end - q_block_begin; }
 };
 
@@ -168,7 +170,7 @@ struct Backend {
   const DeviceMemory* memory;  ///< serves problems of this memory's type of device
   /// Why the backend cannot serve the geometry on this device; null: it can. Static text.
   const char* (*why_not)(const Geometry&, Device);
-  /// Importance is estimated for as many query blocks at a time as fit in this, at least.
+  /// Importance is estimated for as many rows at a time as fit in this, at least.
   std::size_t chunk_bytes;
   /// Per worker, the largest need of any stage on the current device; a multiple of 64.
   std::size_t (*scratch_bytes)(const Geometry&);

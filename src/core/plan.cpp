@@ -24,15 +24,19 @@ bool reads_keys(const Geometry& g, int code) {
   return reads_values(g.config, code) || (estimates && code == sub_block_level(g.config));
 }
 
-/// Importance is estimated for as many query blocks at a time as fit in about 1/20 of K and V (and
-/// at least the backend's chunk_bytes), in whole groups of 16 where it is not all of them.
-index_t chunk_rows(const Geometry& g, const Backend& backend) {
+/// Importance is estimated for as many rows at a time as fit in about 1/20 of K and V (and at least
+/// the backend's chunk_bytes): those of several batch elements, or of one, or some of its query
+/// blocks, in whole groups of 16.
+RowChunk first_chunk(const Geometry& g, const Backend& backend) {
   const index_t kv_bytes = 2 * g.shape.batch * g.shape.heads_kv * g.shape.len_kv *
                            g.shape.head_dim * static_cast<index_t>(size_of(g.shape.dtype_kv));
   const index_t budget = std::max(static_cast<index_t>(backend.chunk_bytes), kv_bytes / 20);
   const index_t row_bytes = g.shape.heads_q * g.num_kv_blocks * static_cast<index_t>(sizeof(float));
-  const index_t rows = std::clamp<index_t>(budget / row_bytes, 1, g.num_q_blocks);
-  return rows > 16 && rows < g.num_q_blocks ? rows / 16 * 16 : rows;
+  const index_t rows = std::max<index_t>(budget / row_bytes, 1);
+  if (rows >= g.num_q_blocks) {
+    return {0, std::min(rows / g.num_q_blocks, g.shape.batch), 0, g.num_q_blocks};
+  }
+  return {0, 1, 0, rows > 16 ? rows / 16 * 16 : rows};
 }
 
 /// A device has its own parallelism; its calls run on the caller's thread.
@@ -66,7 +70,7 @@ Plan::Plan(const Geometry& geometry, const Backend& backend, Device device,
     device_order_ = copy_to_device(std::as_bytes(std::span(static_order_)));
     device_budgets_ = copy_to_device(std::as_bytes(std::span(geometry_.head_budgets)));
   }
-  chunk_q_blocks_ = chunk_rows(geometry_, backend);
+  first_chunk_ = first_chunk(geometry_, backend);
   scratch_bytes_ = backend.scratch_bytes(geometry_);
   lay_out(nullptr, &workspace_bytes_);
 }
@@ -114,7 +118,8 @@ Workspace Plan::lay_out(std::byte* base, std::size_t* bytes) const {
   const index_t row_floats = shape.heads_q * geometry_.num_kv_blocks;
   ws.levels = ledger.take<LevelCode>(elements(shape.batch * geometry_.num_q_blocks * row_floats));
   // Attention works where importance was: nobody reads that any more.
-  const std::size_t importance_bytes = elements(chunk_q_blocks_ * row_floats) * sizeof(float);
+  const std::size_t importance_bytes =
+      elements(first_chunk_.batches() * first_chunk_.q_blocks() * row_floats) * sizeof(float);
   const std::size_t attention_bytes =
       config.rest == Rest::kLinear ? backend_->attention_bytes(geometry_) : 0;
   ws.attention_work = ledger.take<std::byte>(std::max(importance_bytes, attention_bytes));

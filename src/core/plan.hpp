@@ -102,9 +102,9 @@ class Plan {
   Device device_;
   Executor executor_;
   std::vector<std::int32_t> static_order_;
-  DeviceArray device_order_;    ///< static_order_ where the host's is not read
-  DeviceArray device_budgets_;  ///< geometry_.head_budgets likewise
-  index_t chunk_q_blocks_ = 0;
+  DeviceArray device_order_;       ///< static_order_ where the host's is not read
+  DeviceArray device_budgets_;     ///< geometry_.head_budgets likewise
+  RowChunk first_chunk_;           ///< of importance; no other is larger
   std::size_t scratch_bytes_ = 0;  ///< of each worker, on this device
   std::size_t workspace_bytes_ = 0;
 

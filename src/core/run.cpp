@@ -50,21 +50,22 @@ LevelMapView view_of(const Geometry& g, LevelCode* levels) {
   return {levels, g.shape.batch, g.shape.heads_q, g.num_q_blocks, g.num_kv_blocks};
 }
 
-/// Where a chunk's rows [Hq, q_blocks, Nk] lie in the floats [B,Hq,Nq,Nk] of a call.
+/// Where a chunk's rows [batches, Hq, q_blocks, Nk] lie in the floats [B,Hq,Nq,Nk] of a call.
 struct ChunkRows {
-  index_t first;           ///< of head 0
+  index_t first;           ///< of the first head
   std::size_t head_pitch;  ///< bytes from one head to the next
   std::size_t head_bytes;  ///< of the chunk's rows of one head
-  index_t heads;
+  index_t heads;           ///< of all batch elements
 };
 
 ChunkRows rows_of(const Geometry& g, const RowChunk& chunk) {
   const auto bytes_of = [&](index_t q_blocks) {
     return static_cast<std::size_t>(q_blocks * g.num_kv_blocks) * sizeof(float);
   };
-  const index_t first_row = chunk.batch * g.shape.heads_q * g.num_q_blocks + chunk.q_block_begin;
+  const index_t first_row =
+      chunk.batch_begin * g.shape.heads_q * g.num_q_blocks + chunk.q_block_begin;
   return {first_row * g.num_kv_blocks, bytes_of(g.num_q_blocks), bytes_of(chunk.q_blocks()),
-          g.shape.heads_q};
+          chunk.batches() * g.shape.heads_q};
 }
 
 /// Importance of a chunk as the caller gave it.
@@ -78,11 +79,13 @@ RowCopy scatter(const ChunkRows& rows, const float* importance, float* all) {
           rows.head_bytes,  rows.head_bytes, rows.heads};
 }
 
+/// Calls body(chunk) for all rows, in chunks of the size of the first.
 template <typename Body>
-void for_each_chunk(const Geometry& g, index_t chunk_q_blocks, const Body& body) {
-  for (index_t b = 0; b < g.shape.batch; ++b) {
-    for (index_t i = 0; i < g.num_q_blocks; i += chunk_q_blocks) {
-      body(RowChunk{b, i, std::min(i + chunk_q_blocks, g.num_q_blocks)});
+void for_each_chunk(const Geometry& g, const RowChunk& first, const Body& body) {
+  for (index_t b = 0; b < g.shape.batch; b += first.batches()) {
+    for (index_t i = 0; i < g.num_q_blocks; i += first.q_blocks()) {
+      body(RowChunk{b, std::min(b + first.batches(), g.shape.batch), i,
+                    std::min(i + first.q_blocks(), g.num_q_blocks)});
     }
   }
 }
@@ -142,7 +145,7 @@ void Plan::select(const Inputs& inputs, const CallIo& io, const Workspace& ws, L
   if (ws.caps != nullptr && !dense) {
     clock.time(&RunStats::levels_ms, [&] { backend_->similarity(ctx, {inputs, ws.caps}); });
   }
-  for_each_chunk(geometry_, chunk_q_blocks_, [&](const RowChunk& chunk) {
+  for_each_chunk(geometry_, first_chunk_, [&](const RowChunk& chunk) {
     if (!dense) {
       clock.time(&RunStats::importance_ms, [&] {
         if (config.importance == Importance::kUserScores) {
@@ -241,7 +244,7 @@ void Plan::estimate_importance(const CallIo& io, float* importance, std::span<st
   const StageContext ctx = context(ws, stream);
   const KvPyramid keys = keys_for_importance(geometry_.config, ws.pyramid);
   backend_->pyramid(ctx, {inputs, keys});
-  for_each_chunk(geometry_, chunk_q_blocks_, [&](const RowChunk& chunk) {
+  for_each_chunk(geometry_, first_chunk_, [&](const RowChunk& chunk) {
     const ChunkRows rows = rows_of(geometry_, chunk);
     if (geometry_.config.importance == Importance::kUserScores) {
       memory().copy(gather(rows, io.scores, ws.importance), stream);
@@ -265,7 +268,7 @@ void Plan::assign_levels(const CallIo& io, const float* importance, LevelCode* l
     inputs = order_inputs(io, ws, stream, /*needs_q=*/false);
     backend_->similarity(ctx, {inputs, ws.caps});
   }
-  for_each_chunk(geometry_, chunk_q_blocks_, [&](const RowChunk& chunk) {
+  for_each_chunk(geometry_, first_chunk_, [&](const RowChunk& chunk) {
     memory().copy(gather(rows_of(geometry_, chunk), importance, ws.importance), stream);
     backend_->levels(
         ctx, {inputs, chunk, ws.importance, ws.caps, view_of(geometry_, levels), head_budgets()});

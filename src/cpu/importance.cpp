@@ -3,7 +3,7 @@
 // Importance stage: how much each query block needs each KV block (S-9 to S-13).
 //
 //   in   q [B, Hq, Lq, D], k [B, Hkv, Lkv, D]; pooled_lse: the pooled keys of its sub-blocks
-//   out  importance [Hq, chunk, Nk] of one batch element
+//   out  importance of a chunk
 //
 // One work item is as many query blocks of one head as fill a query pack of 128 samples, groups or
 // means; it meets all keys of the estimator tile by tile:
@@ -197,27 +197,28 @@ void estimate(const Isa& isa, const Probe& probe, const StageContext& context,
     new (s.queries) ProbeQueries;
     new (s.keys) ProbeKeys;
   }
-  context.executor.for_each(g.shape.heads_q * items_per_head, [&](index_t i, int worker) {
+  const index_t heads = chunk.batches() * g.shape.heads_q;
+  context.executor.for_each(heads * items_per_head, [&](index_t i, int worker) {
     const ImportanceScratch s = carve_for(worker);
-    const index_t h = i / items_per_head;
+    const index_t head = i / items_per_head;
     const index_t first = chunk.q_block_begin + i % items_per_head * blocks_per_item;
     const ProbeItem item{.geometry = g,
                          .params = params,
-                         .batch = chunk.batch,
-                         .head_q = h,
+                         .batch = chunk.batch_begin + head / g.shape.heads_q,
+                         .head_q = head % g.shape.heads_q,
                          .q_blocks = {first, std::min(first + blocks_per_item, chunk.q_block_end)},
                          .scratch = s.probe};
-    const index_t row = h * chunk.q_blocks() + first - chunk.q_block_begin;
+    const index_t row = head * chunk.q_blocks() + first - chunk.q_block_begin;
     estimate_item(probe, *isa.rows, item, s, params.importance + row * g.num_kv_blocks);
   });
 }
 
-/// S-13. The heads of a KV group get the mean of their normalised rows.
-void share_row(const core::Geometry& g, const ImportanceParams& params, index_t kv_head,
+/// S-13. The heads of a KV group, `group` of the chunk, get the mean of their normalised rows.
+void share_row(const core::Geometry& g, const ImportanceParams& params, index_t group,
                index_t row) {
   const index_t heads = g.heads_per_kv();
   const index_t head_floats = params.chunk.q_blocks() * g.num_kv_blocks;
-  float* first = params.importance + kv_head * heads * head_floats + row * g.num_kv_blocks;
+  float* first = params.importance + group * heads * head_floats + row * g.num_kv_blocks;
   float* shared = first;  // of the first head, once it is normalised
   for (index_t h = 0; h < heads; ++h) {
     const float* from = first + h * head_floats;
@@ -237,8 +238,10 @@ void share_row(const core::Geometry& g, const ImportanceParams& params, index_t 
 
 /// S-8: the caller's scores of hidden blocks do not count.
 void hide_blocks(const core::Geometry& g, const ImportanceParams& params, index_t row) {
-  const index_t q_block = params.chunk.q_block_begin + row % params.chunk.q_blocks();
-  const index_t kv_length = params.inputs.kv_length(params.chunk.batch);
+  const core::RowChunk& chunk = params.chunk;
+  const index_t q_block = chunk.q_block_begin + row % chunk.q_blocks();
+  const index_t batch = chunk.batch_begin + row / (g.shape.heads_q * chunk.q_blocks());
+  const index_t kv_length = params.inputs.kv_length(batch);
   const Range queries = semantics::block_range(q_block, g.config.block_q, g.shape.len_q);
   for (index_t j = 0; j < g.num_kv_blocks; ++j) {
     const Range keys = semantics::block_range(j, g.config.block_kv, kv_length);
@@ -253,6 +256,7 @@ void hide_blocks(const core::Geometry& g, const ImportanceParams& params, index_
 
 void importance(const Isa& isa, const StageContext& context, const ImportanceParams& params) {
   const core::Geometry& g = context.geometry;
+  const index_t q_blocks = params.chunk.q_blocks();
   switch (g.config.importance) {
     case Importance::kSampledMax:
     case Importance::kSampledMass:
@@ -265,14 +269,14 @@ void importance(const Isa& isa, const StageContext& context, const ImportancePar
       estimate(isa, PooledProbe(isa, g), context, params);
       break;
     case Importance::kUserScores:
-      context.executor.for_each(g.shape.heads_q * params.chunk.q_blocks(),
+      context.executor.for_each(params.chunk.batches() * g.shape.heads_q * q_blocks,
                                 [&](index_t row, int) { hide_blocks(g, params, row); });
       break;
   }
   if (!g.config.share_group_map) return;
-  context.executor.for_each(g.shape.heads_kv * params.chunk.q_blocks(), [&](index_t item, int) {
-    share_row(g, params, item / params.chunk.q_blocks(), item % params.chunk.q_blocks());
-  });
+  context.executor.for_each(
+      params.chunk.batches() * g.shape.heads_kv * q_blocks,
+      [&](index_t item, int) { share_row(g, params, item / q_blocks, item % q_blocks); });
 }
 
 std::size_t importance_scratch(const Isa& isa, const core::Geometry& geometry) {

@@ -28,7 +28,8 @@ struct SampleDraw {
 /// Items of one head follow each other, so a worker draws a head's samples once.
 const SampledOffsets& draw_samples(const ProbeItem& item, const SampleDraw& draw,
                                    SampledOffsets& kept) {
-  if (kept.head == draw.head) return kept;
+  if (kept.batch == item.batch && kept.head == draw.head) return kept;
+  kept.batch = item.batch;
   kept.head = draw.head;
   kept.count = 0;
   for (index_t o = 0; o < draw.block_size; ++o) {

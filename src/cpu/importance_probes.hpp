@@ -16,7 +16,8 @@ namespace psa::cpu {
 
 /// S-9. Offsets of the samples in every block of one head, in rising order.
 struct SampledOffsets {
-  index_t head = -1;  ///< whose they are; -1: not drawn yet
+  index_t batch = -1;  ///< whose they are; -1: not drawn yet
+  index_t head = -1;
   int count = 0;
   std::array<std::int32_t, 128> offset{};
 };

@@ -3,7 +3,7 @@
 // Levels stage: from the importance of a row's blocks to their levels (S-13 to S-18, S-22(b) to
 // (f)).
 //
-//   in   importance [Hq, chunk, Nk], caps [B, Hkv, Nk], key lengths
+//   in   importance of a chunk, caps [B, Hkv, Nk], key lengths
 //   out  levels [B, Hq, Nq, Nk], the rows of the chunk
 //
 // One work item is one row. It gathers the candidates, ranks them, turns the budgets into cuts of
@@ -297,22 +297,24 @@ void assign_row(const Row& row, const LevelScratch& scratch, LevelCode* codes) {
 void levels(const StageContext& context, const core::LevelsParams& params) {
   const core::Geometry& g = context.geometry;
   const core::RowChunk& chunk = params.chunk;
-  const index_t num_rows = g.shape.heads_q * chunk.q_blocks();
+  const index_t num_rows = chunk.batches() * g.shape.heads_q * chunk.q_blocks();
   context.executor.for_each(num_rows, [&](index_t item, int worker) {
     Ledger ledger(context.worker_scratch(worker));
     const LevelScratch scratch = carve(ledger, g.num_kv_blocks);
-    const index_t h = item / chunk.q_blocks();
+    const index_t head = item / chunk.q_blocks();  // of the chunk
+    const index_t batch = chunk.batch_begin + head / g.shape.heads_q;
+    const index_t h = head % g.shape.heads_q;
     const index_t q_block = chunk.q_block_begin + item % chunk.q_blocks();
-    const index_t kv_head = chunk.batch * g.shape.heads_kv + h / g.heads_per_kv();
+    const index_t kv_head = batch * g.shape.heads_kv + h / g.heads_per_kv();
     const Row row{
         .geometry = g,
         .q_block = q_block,
-        .kv_length = params.inputs.kv_length(chunk.batch),
+        .kv_length = params.inputs.kv_length(batch),
         .importance =
             params.importance == nullptr ? nullptr : params.importance + item * g.num_kv_blocks,
         .caps = params.caps == nullptr ? nullptr : params.caps + kv_head * g.num_kv_blocks,
         .budget = params.budget(g.config, h)};
-    assign_row(row, scratch, params.levels.row(chunk.batch, h, q_block));
+    assign_row(row, scratch, params.levels.row(batch, h, q_block));
   });
 }
 

@@ -3,8 +3,7 @@
 // Importance stage: how much each query block needs each KV block (S-9 to S-13).
 //
 //   in   q [B, Hq, Lq, D], k [B, Hkv, Lkv, D]; for pooled_lse the pooled keys of factor g
-//   out  importance [Hq, chunk, Nk] of one batch element; 0 where S-8 hides a block or no key is
-//   real
+//   out  importance of a chunk; 0 where S-8 hides a block or no key is real
 //
 //   S-9   sampled_max    max over r of exp(M[r,j] - max_j' M[r,j'])
 //   S-10  sampled_mass   mean over r of E[r,j] / sum_j' E[r,j']
@@ -225,8 +224,7 @@ std::size_t pooled_lse_level(const Config& config) {
 }
 
 Head load_query_head(const core::Geometry& geometry, const core::ImportanceParams& params,
-                     index_t head_q) {
-  const index_t batch = params.chunk.batch;
+                     index_t batch, index_t head_q) {
   Head head{geometry, batch, head_q, key_length(geometry, params.inputs, batch), {}, {}, {}};
   const index_t head_kv = head.head_kv();
   head.queries = load_head(params.inputs.q, params.inputs.q_order.of(batch, head_q), batch, head_q);
@@ -286,32 +284,33 @@ void share_rows(const std::vector<float*>& rows, index_t num_kv_blocks) {
   }
 }
 
-}  // namespace
-
-void importance(const core::StageContext& context, const core::ImportanceParams& params) {
-  const core::Geometry& geometry = context.geometry;
+/// The chunk's rows of batch element b.
+void batch_importance(const core::Geometry& geometry, const core::ImportanceParams& params,
+                      index_t b) {
   const core::RowChunk& chunk = params.chunk;
+  const index_t heads_q = geometry.shape.heads_q;
   const auto row_of = [&](index_t head_q, index_t q_block) {
-    const index_t row = head_q * chunk.q_blocks() + q_block - chunk.q_block_begin;
+    const index_t head = (b - chunk.batch_begin) * heads_q + head_q;
+    const index_t row = head * chunk.q_blocks() + q_block - chunk.q_block_begin;
     return params.importance + row * geometry.num_kv_blocks;
   };
   const bool estimates = geometry.config.importance != Importance::kUserScores;
-  const index_t kv_length = key_length(geometry, params.inputs, chunk.batch);
-  for (index_t h = 0; estimates && h < geometry.shape.heads_q; ++h) {
-    const Head head = load_query_head(geometry, params, h);
+  const index_t kv_length = key_length(geometry, params.inputs, b);
+  for (index_t h = 0; estimates && h < heads_q; ++h) {
+    const Head head = load_query_head(geometry, params, b, h);
     for (index_t i = chunk.q_block_begin; i < chunk.q_block_end; ++i) {
       const ImportanceRow row = estimate(head, i);
       std::transform(row.begin(), row.end(), row_of(h, i),
                      [](double x) { return static_cast<float>(x); });
     }
   }
-  for (index_t h = 0; h < geometry.shape.heads_q; ++h) {
+  for (index_t h = 0; h < heads_q; ++h) {
     for (index_t i = chunk.q_block_begin; i < chunk.q_block_end; ++i) {
       clear_hidden(geometry, i, kv_length, row_of(h, i));
     }
   }
   if (!geometry.config.share_group_map) return;
-  for (index_t first = 0; first < geometry.shape.heads_q; first += geometry.heads_per_kv()) {
+  for (index_t first = 0; first < heads_q; first += geometry.heads_per_kv()) {
     for (index_t i = chunk.q_block_begin; i < chunk.q_block_end; ++i) {
       std::vector<float*> rows;
       for (index_t h = first; h < first + geometry.heads_per_kv(); ++h) {
@@ -319,6 +318,15 @@ void importance(const core::StageContext& context, const core::ImportanceParams&
       }
       share_rows(rows, geometry.num_kv_blocks);
     }
+  }
+}
+
+}  // namespace
+
+void importance(const core::StageContext& context, const core::ImportanceParams& params) {
+  const core::Geometry& geometry = context.geometry;
+  for (index_t b = params.chunk.batch_begin; b < params.chunk.batch_end; ++b) {
+    batch_importance(geometry, params, b);
   }
 }
 

@@ -3,7 +3,7 @@
 // Levels stage: from the importance of a row's blocks to their levels (S-13 to S-18; S-22(b) to (f)
 // for compat = official).
 //
-//   in   importance [Hq, chunk, Nk] (null: all equal), caps [B, Hkv, Nk] (null: none), key lengths
+//   in   importance of a chunk (null: all equal), caps [B, Hkv, Nk] (null: none), key lengths
 //   out  levels [B, Hq, Nq, Nk], the rows of the chunk
 //
 // Per row: the candidates (blocks that are not hidden) are ranked; the rule turns the budgets into
@@ -237,16 +237,18 @@ void levels(const core::StageContext& context, const core::LevelsParams& params)
   const core::RowChunk& chunk = params.chunk;
   const index_t num_kv_blocks = geometry.num_kv_blocks;
   const float* importance = params.importance;
-  const index_t kv_length = key_length(geometry, params.inputs, chunk.batch);
-  for (index_t h = 0; h < geometry.shape.heads_q; ++h) {
-    const index_t kv_head = chunk.batch * geometry.shape.heads_kv + h / geometry.heads_per_kv();
-    const std::uint8_t* caps =
-        params.caps == nullptr ? nullptr : params.caps + kv_head * num_kv_blocks;
-    for (index_t i = chunk.q_block_begin; i < chunk.q_block_end; ++i) {
-      const LevelRow row{geometry,  chunk.batch, h,    i,
-                         kv_length, importance,  caps, params.budget(geometry.config, h)};
-      assign_row(row, params.levels.row(chunk.batch, h, i));
-      if (importance != nullptr) importance += num_kv_blocks;
+  for (index_t b = chunk.batch_begin; b < chunk.batch_end; ++b) {
+    const index_t kv_length = key_length(geometry, params.inputs, b);
+    for (index_t h = 0; h < geometry.shape.heads_q; ++h) {
+      const index_t kv_head = b * geometry.shape.heads_kv + h / geometry.heads_per_kv();
+      const std::uint8_t* caps =
+          params.caps == nullptr ? nullptr : params.caps + kv_head * num_kv_blocks;
+      for (index_t i = chunk.q_block_begin; i < chunk.q_block_end; ++i) {
+        const LevelRow row{geometry,  b,          h,    i,
+                           kv_length, importance, caps, params.budget(geometry.config, h)};
+        assign_row(row, params.levels.row(b, h, i));
+        if (importance != nullptr) importance += num_kv_blocks;
+      }
     }
   }
 }

@@ -90,15 +90,20 @@ core::KvPyramid StageRunner::on_device(DeviceCopies& copies, const core::KvPyram
 }
 
 std::vector<core::RowChunk> StageRunner::chunks() const {
-  const index_t step =
-      options_.chunk_q_blocks == 0 ? geometry_.num_q_blocks : options_.chunk_q_blocks;
+  const index_t step = options_.chunk_q_blocks;
+  if (step == 0) return {{0, geometry_.shape.batch, 0, geometry_.num_q_blocks}};
   std::vector<core::RowChunk> chunks;
   for (index_t b = 0; b < geometry_.shape.batch; ++b) {
     for (index_t i = 0; i < geometry_.num_q_blocks; i += step) {
-      chunks.push_back({b, i, std::min(i + step, geometry_.num_q_blocks)});
+      chunks.push_back({b, b + 1, i, std::min(i + step, geometry_.num_q_blocks)});
     }
   }
   return chunks;
+}
+
+index_t StageRunner::first_row(const core::RowChunk& chunk, index_t head) const {
+  return (chunk.batch_begin * geometry_.shape.heads_q + head) * geometry_.num_q_blocks +
+         chunk.q_block_begin;
 }
 
 ClusterResult StageRunner::cluster(const core::Inputs& inputs, bool with_queries) const {
@@ -147,23 +152,21 @@ std::vector<float> StageRunner::importance(const core::Inputs& inputs, Pyramid& 
   std::vector<float> all(
       static_cast<std::size_t>(s.batch * s.heads_q * geometry_.num_q_blocks * row_floats));
   for (const core::RowChunk& chunk : chunks()) {
+    const index_t heads = chunk.batches() * s.heads_q;
     const index_t chunk_floats = chunk.q_blocks() * row_floats;
-    GuardedBuffer buffer(bytes_for(s.heads_q * chunk_floats, sizeof(float)));
-    const auto offset_of = [&](index_t h) {
-      return ((chunk.batch * s.heads_q + h) * geometry_.num_q_blocks + chunk.q_block_begin) *
-             row_floats;
-    };
-    for (index_t h = 0; !scores.empty() && h < s.heads_q; ++h) {
+    GuardedBuffer buffer(bytes_for(heads * chunk_floats, sizeof(float)));
+    const auto offset_of = [&](index_t h) { return first_row(chunk, h) * row_floats; };
+    for (index_t h = 0; !scores.empty() && h < heads; ++h) {
       std::copy_n(scores.begin() + offset_of(h), chunk_floats,
                   buffer.as<float>() + h * chunk_floats);
     }
     run([&](const core::StageContext& context, DeviceCopies& copies) {
       backend_.importance(
           context, {copies.in(inputs, s), on_device(copies, pyramid.levels(), /*is_output=*/false),
-                    chunk, copies.out(buffer.as<float>(), s.heads_q * chunk_floats)});
+                    chunk, copies.out(buffer.as<float>(), heads * chunk_floats)});
     });
     EXPECT_TRUE(buffer.is_intact()) << "written outside the importance";
-    for (index_t h = 0; h < s.heads_q; ++h) {
+    for (index_t h = 0; h < heads; ++h) {
       std::copy_n(buffer.as<float>() + h * chunk_floats, chunk_floats, all.begin() + offset_of(h));
     }
   }
@@ -182,12 +185,9 @@ std::vector<LevelCode> StageRunner::levels(const std::vector<std::int32_t>& kv_l
   const LevelMapView view{map.as<LevelCode>(), s.batch, s.heads_q, geometry_.num_q_blocks,
                           row_floats};
   for (const core::RowChunk& chunk : chunks()) {
-    std::vector<float> rows;  // [Hq, chunk, Nk]
-    for (index_t h = 0; !importance.empty() && h < s.heads_q; ++h) {
-      const auto first =
-          importance.begin() +
-          ((chunk.batch * s.heads_q + h) * geometry_.num_q_blocks + chunk.q_block_begin) *
-              row_floats;
+    std::vector<float> rows;
+    for (index_t h = 0; !importance.empty() && h < chunk.batches() * s.heads_q; ++h) {
+      const auto first = importance.begin() + first_row(chunk, h) * row_floats;
       rows.insert(rows.end(), first, first + chunk.q_blocks() * row_floats);
     }
     run([&](const core::StageContext& context, DeviceCopies& copies) {

@@ -45,8 +45,9 @@ struct ClusterResult {
 
 /// What a caller may vary without changing results.
 struct RunOptions {
-  int threads = 1;             ///< of a backend on the host
-  index_t chunk_q_blocks = 0;  ///< importance and levels: query blocks per call; 0: all
+  int threads = 1;  ///< of a backend on the host
+  /// Importance and levels: query blocks per call, of one batch element; 0: all of all.
+  index_t chunk_q_blocks = 0;
   MemoryLayout out_layout = MemoryLayout::kBhld;
 };
 
@@ -77,6 +78,8 @@ class StageRunner {
   core::Executor executor_;
 
   [[nodiscard]] std::vector<core::RowChunk> chunks() const;
+  /// Row of a call that is the first of head `head` of the chunk.
+  [[nodiscard]] index_t first_row(const core::RowChunk& chunk, index_t head) const;
   /// Calls stage(context, copies) with fresh scratch memory; copies takes the other arguments.
   template <typename Stage>
   void run(const Stage& stage) const;

@@ -18,10 +18,10 @@ struct DeviceLimits {
   int reserved_bytes_per_cta;  ///< of shared memory, beside what a kernel asks for
 };
 
-/// S-9. Offsets of the samples in every block, by query head (q_offsets) and KV head (kv_offsets),
-/// in rising order.
-void draw_samples(const core::Geometry& geometry, index_t batch, std::uint8_t* q_offsets,
-                  std::uint8_t* kv_offsets, cudaStream_t stream);
+/// S-9. Offsets of the samples in every block, by query head (q_offsets) and KV head (kv_offsets)
+/// of the chunk's batch elements, in rising order.
+void draw_samples(const core::Geometry& geometry, const core::RowChunk& chunk,
+                  std::uint8_t* q_offsets, std::uint8_t* kv_offsets, cudaStream_t stream);
 
 /// S-9 to S-12 with `groups` groups of CTAs (kernel.cuh). Elements are those of q and k, f16 or
 /// bf16. Products by mma.sync.

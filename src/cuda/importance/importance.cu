@@ -4,8 +4,7 @@
 //
 //   in   q [B, Hq, Lq, D], k [B, Hkv, Lkv, D], f16 or bf16; pooled_lse: the pooled keys of its
 //        sub-blocks
-//   out  importance [Hq, chunk, Nk] of one batch element; 0 where S-8 hides a block or no key is
-//        real
+//   out  importance of a chunk; 0 where S-8 hides a block or no key is real
 //
 // Launches, in stream order:
 //
@@ -132,7 +131,8 @@ index_t slab_groups(const Geometry& g, const TileSize& tile, const DeviceLimits&
   const auto slab_bytes = static_cast<index_t>(sizeof(float)) * tile.rows * slab_width(g);
   const index_t affordable = (kSlabBytes + kv_bytes / 10) / slab_bytes;
   const index_t running = static_cast<index_t>(limits.sms) * tile.ctas_per_sm;
-  const index_t items = s.heads_q * semantics::ceil_div(g.num_q_blocks, blocks_per_item(g, tile));
+  const index_t items =
+      s.batch * s.heads_q * semantics::ceil_div(g.num_q_blocks, blocks_per_item(g, tile));
   return std::max<index_t>(1, std::min({affordable, running, items}));
 }
 
@@ -150,8 +150,8 @@ EstimateScratch carve(core::Ledger& ledger, const Geometry& g, const TileSize& t
   };
   EstimateScratch scratch{};
   scratch.slab = ledger.take<float>(static_cast<std::size_t>(groups * tile.rows * slab_width(g)));
-  scratch.q_offsets = offsets(g.shape.heads_q);
-  scratch.kv_offsets = offsets(g.shape.heads_kv);
+  scratch.q_offsets = offsets(g.shape.batch * g.shape.heads_q);
+  scratch.kv_offsets = offsets(g.shape.batch * g.shape.heads_kv);
   return scratch;
 }
 
@@ -206,7 +206,8 @@ void set_inputs(const Geometry& g, const ImportanceParams& call, Params& p) {
   p.has_aligned_rows = has_aligned_rows(call.inputs.q) && has_aligned_rows(keys);
   p.estimator = g.config.importance;
   p.is_causal = g.config.causal;
-  p.batch = static_cast<int>(call.chunk.batch);
+  p.batch_begin = static_cast<int>(call.chunk.batch_begin);
+  p.heads = static_cast<int>(call.chunk.batches() * g.shape.heads_q);
   p.heads_q = static_cast<int>(g.shape.heads_q);
   p.heads_per_kv = static_cast<int>(g.heads_per_kv());
   p.len_q = static_cast<int>(g.shape.len_q);
@@ -262,9 +263,9 @@ void estimate(const StageContext& context, const ImportanceParams& call, const E
   p.blocks_per_item = blocks_per_item(g, tile);
   p.items_per_head =
       static_cast<int>(semantics::ceil_div(call.chunk.q_blocks(), p.blocks_per_item));
-  p.items = g.shape.heads_q * p.items_per_head;
+  p.items = index_t{p.heads} * p.items_per_head;
   if (takes_samples(g.config)) {
-    estimation::draw_samples(g, call.chunk.batch, scratch.q_offsets, scratch.kv_offsets, stream);
+    estimation::draw_samples(g, call.chunk, scratch.q_offsets, scratch.kv_offsets, stream);
   }
   const auto groups = static_cast<unsigned int>(std::min(most_groups, p.items));
   const bool is_f16 = g.shape.dtype_kv == DType::kF16;

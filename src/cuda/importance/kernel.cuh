@@ -262,11 +262,11 @@ __device__ inline void copy_boxes(const Work<V>& w, const Cursor& at) {
   expect_bytes(arrived, static_cast<std::uint32_t>(SharedLayout<V>::kStageBytes));
   arrive(arrived);
   p.boxes.columns.copy(w.stage(at.slot), channel, at.part, w.tile_at(at.tile) * kTileColumns,
-                       item.head_kv, p.batch, arrived);
+                       item.head_kv, item.batch, arrived);
   if constexpr (!V::kStays) {
     const auto token = static_cast<int>(semantics::antidiagonal_query_offset(at.part, p.parts));
     p.boxes.rows.copy(w.stage(at.slot) + SharedLayout<V>::kColumnBytes, channel, token,
-                      item.first_block * p.rows_per_block, item.head_q, p.batch, arrived);
+                      item.first_block * p.rows_per_block, item.head_q, item.batch, arrived);
   }
 }
 
@@ -510,7 +510,7 @@ __device__ inline void store_importance(const Work<V>& w, Range blocks) {
     const int visible = visible_blocks(p, item, block_queries(p, q_block));
     const int first_row = block * p.rows_per_block;
     float* importance =
-        p.importance + (item.head_q * chunk_blocks + q_block - p.q_block_begin) * p.num_kv_blocks;
+        p.importance + (item.head * chunk_blocks + q_block - p.q_block_begin) * p.num_kv_blocks;
     store_blocks<V::kReduction>(p, w.slab + static_cast<index_t>(first_row) * p.slab_width,
                                 w.lists.row_references + first_row, i % groups * kWarpBlocks,
                                 visible, importance);
@@ -555,8 +555,8 @@ __global__ void __launch_bounds__(V::kThreads, V::kCtasPerSm)
     if (threadIdx.x == 0) {
       const Item item = item_at(p, index);
       work.lists.item = item;
-      work.lists.q = p.q.head(p.batch, item.head_q);
-      work.lists.k = p.k.head(p.batch, item.head_kv);
+      work.lists.q = p.q.head(item.batch, item.head_q);
+      work.lists.k = p.k.head(item.batch, item.head_kv);
     }
     __syncthreads();
     list_rows(work);

@@ -65,7 +65,7 @@ struct TileSize {
   return shape != Shape::kStreamed && shape != Shape::kStreamedSmall;
 }
 
-/// One call: the query blocks of a chunk, all heads of its batch element.
+/// One call: the query blocks of a chunk, all heads of its batch elements.
 struct Params {
   KvRows<Bits> q;  // [B, Hq, Lq, D]
   KvRows<Bits> k;  // [B, Hkv, Lk, D]; pooled_lse: the rows of its level, [B, Hkv, rows, D]
@@ -73,7 +73,8 @@ struct Params {
 
   Importance estimator;
   bool is_causal;
-  int batch, heads_q, heads_per_kv;
+  int batch_begin, heads;  // of the chunk: its first element, and the query heads of all
+  int heads_q, heads_per_kv;
   int len_q, len_kv, head_dim;
   int block_q, block_kv, num_kv_blocks;
   int q_block_begin, q_block_end;
@@ -81,8 +82,8 @@ struct Params {
 
   // Probes: rows of q, columns of k (probes.cuh).
   int group_tokens;                // S-11, S-12; 1 for samples
-  const std::uint8_t* q_offsets;   // S-9: [Hq, kMaxBlock] or null
-  const std::uint8_t* kv_offsets;  // [Hkv, kMaxBlock] or null
+  const std::uint8_t* q_offsets;   // S-9: [batch elements, Hq, kMaxBlock] or null
+  const std::uint8_t* kv_offsets;  // [batch elements, Hkv, kMaxBlock] or null
   int rows_per_block;              // of q
   int columns_per_block;           // of k
   int log2_columns;                // the same, rounded up to a power of two
@@ -101,7 +102,7 @@ struct Params {
   index_t items;
   float* slab;        // [groups of CTAs, rows, slab_width]
   int slab_width;     // pieces (pieces.cuh) of all column tiles
-  float* importance;  // [Hq, q_block_end - q_block_begin, Nk]
+  float* importance;  // [heads, q_block_end - q_block_begin, Nk]
 
   [[nodiscard]] PSA_HD bool takes_samples() const {
     return estimator == Importance::kSampledMax || estimator == Importance::kSampledMass;

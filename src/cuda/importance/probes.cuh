@@ -29,6 +29,8 @@ inline constexpr int kNoToken = -1;
 
 /// Consecutive query blocks of one head.
 struct Item {
+  int head;  // of the chunk's
+  int batch;
   int head_q;
   int head_kv;
   int first_block;
@@ -54,18 +56,20 @@ __device__ inline Item item_at(const Params& p, index_t index) {
   Item item{};
   index_t place = 0;  // among the items of the head
   if (p.is_causal) {
-    item.head_q = static_cast<int>(index % p.heads_q);
-    place = p.items_per_head - 1 - index / p.heads_q;
+    item.head = static_cast<int>(index % p.heads);
+    place = p.items_per_head - 1 - index / p.heads;
   } else {
-    item.head_q = static_cast<int>(index / p.items_per_head);
+    item.head = static_cast<int>(index / p.items_per_head);
     place = index % p.items_per_head;
   }
+  item.batch = p.batch_begin + item.head / p.heads_q;
+  item.head_q = item.head % p.heads_q;
   item.head_kv = item.head_q / p.heads_per_kv;
   const index_t first = p.q_block_begin + place * p.blocks_per_item;
   const index_t end = semantics::min_of(first + p.blocks_per_item, p.q_block_end);
   item.first_block = static_cast<int>(first);
   item.blocks = static_cast<int>(end - first);
-  item.key_count = static_cast<int>(key_length(p.kv_lengths, p.batch, p.len_kv));
+  item.key_count = static_cast<int>(key_length(p.kv_lengths, item.batch, p.len_kv));
   const Range queries{block_queries(p, first).begin, block_queries(p, end - 1).end};
   item.first_position =
       static_cast<int>(semantics::causal_position(queries.begin, p.len_q, item.key_count));
@@ -88,7 +92,7 @@ __device__ inline Range row_queries(const Params& p, const Item& item, int row) 
   if (block >= item.blocks) return {0, 0};
   const index_t q_block = item.first_block + block;
   if (p.takes_samples()) {
-    const int offset = p.q_offsets[static_cast<index_t>(item.head_q) * kMaxBlock + place];
+    const int offset = p.q_offsets[static_cast<index_t>(item.head) * kMaxBlock + place];
     const index_t position = semantics::sample_position(block_queries(p, q_block), offset);
     return {position, position + 1};
   }
@@ -129,7 +133,8 @@ __device__ inline Range column_keys(const Params& p, const Item& item, int colum
   if (p.takes_samples()) {
     const Range keys = semantics::block_range(block, p.block_kv, item.key_count);
     if (keys.size() <= 0) return {0, 0};
-    const int offset = p.kv_offsets[static_cast<index_t>(item.head_kv) * kMaxBlock + place];
+    const int head = item.head / p.heads_per_kv;  // of the chunk's
+    const int offset = p.kv_offsets[static_cast<index_t>(head) * kMaxBlock + place];
     const index_t position = semantics::sample_position(keys, offset);
     return {position, position + 1};
   }

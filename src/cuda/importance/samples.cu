@@ -14,23 +14,26 @@ namespace {
 
 using semantics::Side;
 
-/// One side's heads.
+/// One side's heads of a chunk.
 struct Draw {
   std::uint64_t seed;
   Side side;
-  index_t batch;
+  index_t batch_begin;
+  index_t heads;  // of a batch element
   int block_size;
   int samples;
-  std::uint8_t* offsets;  // [heads, kMaxBlock]
+  std::uint8_t* offsets;  // [batch elements, heads, kMaxBlock]
 };
 
 __global__ void __launch_bounds__(kMaxBlock) draw_kernel(const Draw draw) {
   __shared__ unsigned int drawn[kMaxBlock / 32];  // bit o % 32 of word o / 32: offset o
   const auto offset = static_cast<int>(threadIdx.x);
   const int word = offset / 32;
-  const bool is_drawn = offset < draw.block_size &&
-                        semantics::is_sampled(draw.seed, draw.side, draw.batch, blockIdx.x, offset,
-                                              draw.block_size, draw.samples);
+  const index_t batch = draw.batch_begin + blockIdx.x / draw.heads;
+  const index_t head = blockIdx.x % draw.heads;
+  const bool is_drawn =
+      offset < draw.block_size && semantics::is_sampled(draw.seed, draw.side, batch, head, offset,
+                                                        draw.block_size, draw.samples);
   const unsigned int bits = __ballot_sync(0xFFFFFFFFU, is_drawn);
   if (offset % 32 == 0) drawn[word] = bits;
   __syncthreads();
@@ -41,20 +44,32 @@ __global__ void __launch_bounds__(kMaxBlock) draw_kernel(const Draw draw) {
       static_cast<std::uint8_t>(offset);
 }
 
-void draw_side(const Draw& draw, index_t heads, cudaStream_t stream) {
-  draw_kernel<<<grid_of(heads), kMaxBlock, 0, stream>>>(draw);
+void draw_side(const Draw& draw, index_t batches, cudaStream_t stream) {
+  draw_kernel<<<grid_of(batches * draw.heads), kMaxBlock, 0, stream>>>(draw);
   check_launch("draw_kernel");
 }
 
 }  // namespace
 
-void draw_samples(const core::Geometry& geometry, index_t batch, std::uint8_t* q_offsets,
-                  std::uint8_t* kv_offsets, cudaStream_t stream) {
+void draw_samples(const core::Geometry& geometry, const core::RowChunk& chunk,
+                  std::uint8_t* q_offsets, std::uint8_t* kv_offsets, cudaStream_t stream) {
   const Config& config = geometry.config;
-  draw_side({config.seed, Side::kQuery, batch, config.block_q, config.samples_q, q_offsets},
-            geometry.shape.heads_q, stream);
-  draw_side({config.seed, Side::kKey, batch, config.block_kv, config.samples_kv, kv_offsets},
-            geometry.shape.heads_kv, stream);
+  draw_side({.seed = config.seed,
+             .side = Side::kQuery,
+             .batch_begin = chunk.batch_begin,
+             .heads = geometry.shape.heads_q,
+             .block_size = config.block_q,
+             .samples = config.samples_q,
+             .offsets = q_offsets},
+            chunk.batches(), stream);
+  draw_side({.seed = config.seed,
+             .side = Side::kKey,
+             .batch_begin = chunk.batch_begin,
+             .heads = geometry.shape.heads_kv,
+             .block_size = config.block_kv,
+             .samples = config.samples_kv,
+             .offsets = kv_offsets},
+            chunk.batches(), stream);
 }
 
 }  // namespace psa::cuda::estimation

@@ -15,10 +15,11 @@ namespace {
 
 constexpr int kThreads = 128;
 
-/// Scores of a chunk: [heads, rows, Nk].
+/// Scores of a chunk: [heads of all batch elements, rows, Nk].
 struct Scores {
   float* data;
-  index_t rows;
+  index_t heads;
+  index_t rows;  // of a head
   int num_kv_blocks;
 
   [[nodiscard]] __device__ float* row(index_t head, index_t row_of_head) const {
@@ -31,7 +32,8 @@ struct Scores {
 struct HideParams {
   Scores scores;
   const std::int32_t* kv_lengths;
-  index_t batch, len_q, len_kv;
+  index_t batch_begin, heads_q;
+  index_t len_q, len_kv;
   index_t q_block_begin;
   int block_q, block_kv;
   bool is_causal;
@@ -40,11 +42,12 @@ struct HideParams {
 /// One CTA per row.
 __global__ void __launch_bounds__(kThreads) hide_kernel(const HideParams p) {
   const index_t row = blockIdx.x % p.scores.rows;
-  const index_t keys = key_length(p.kv_lengths, p.batch, p.len_kv);
+  const index_t head = blockIdx.x / p.scores.rows;
+  const index_t keys = key_length(p.kv_lengths, p.batch_begin + head / p.heads_q, p.len_kv);
   const Range queries = semantics::block_range(p.q_block_begin + row, p.block_q, p.len_q);
   const auto visible =
       static_cast<int>(semantics::visible_blocks(p.is_causal, queries, p.block_kv, p.len_q, keys));
-  float* scores = p.scores.row(blockIdx.x / p.scores.rows, row);
+  float* scores = p.scores.row(head, row);
   for (int j = visible + static_cast<int>(threadIdx.x); j < p.scores.num_kv_blocks; j += kThreads) {
     scores[j] = 0.0F;
   }
@@ -92,7 +95,8 @@ __global__ void __launch_bounds__(kThreads) share_kernel(const Scores scores, in
 }
 
 Scores scores_of(const core::Geometry& g, const core::RowChunk& chunk, float* importance) {
-  return {importance, chunk.q_blocks(), static_cast<int>(g.num_kv_blocks)};
+  return {importance, chunk.batches() * g.shape.heads_q, chunk.q_blocks(),
+          static_cast<int>(g.num_kv_blocks)};
 }
 
 }  // namespace
@@ -101,22 +105,24 @@ void hide_scores(const core::Geometry& geometry, const core::ImportanceParams& p
                  cudaStream_t stream) {
   const HideParams p{.scores = scores_of(geometry, params.chunk, params.importance),
                      .kv_lengths = params.inputs.kv_lengths,
-                     .batch = params.chunk.batch,
+                     .batch_begin = params.chunk.batch_begin,
+                     .heads_q = geometry.shape.heads_q,
                      .len_q = geometry.shape.len_q,
                      .len_kv = geometry.shape.len_kv,
                      .q_block_begin = params.chunk.q_block_begin,
                      .block_q = geometry.config.block_q,
                      .block_kv = geometry.config.block_kv,
                      .is_causal = geometry.config.causal};
-  hide_kernel<<<grid_of(geometry.shape.heads_q * p.scores.rows), kThreads, 0, stream>>>(p);
+  hide_kernel<<<grid_of(p.scores.heads * p.scores.rows), kThreads, 0, stream>>>(p);
   check_launch("hide_kernel");
 }
 
 void share_scores(const core::Geometry& geometry, const core::RowChunk& chunk, float* importance,
                   cudaStream_t stream) {
   const Scores scores = scores_of(geometry, chunk, importance);
-  share_kernel<<<grid_of(geometry.shape.heads_kv * scores.rows), kThreads, 0, stream>>>(
-      scores, static_cast<int>(geometry.heads_per_kv()));
+  const index_t heads = geometry.heads_per_kv();
+  share_kernel<<<grid_of(scores.heads / heads * scores.rows), kThreads, 0, stream>>>(
+      scores, static_cast<int>(heads));
   check_launch("share_kernel");
 }
 

@@ -136,10 +136,10 @@ __device__ inline void fetch_chunk(const Work& w, const Item& item, int step, in
   arrive(arrived);
   const auto token = static_cast<int>(semantics::antidiagonal_query_offset(part, p.parts));
   p.boxes.rows.copy(w.rows(slot), channel, token, item.first_block * p.rows_per_block, item.head_q,
-                    p.batch, arrived);
+                    item.batch, arrived);
   const int first_column = w.rank * kTileColumns;
   p.boxes.columns.multicast(kAllCtas, w.columns(slot) + first_column * kRowBytes, channel, part,
-                            step * kColumns + first_column, item.head_kv, p.batch, arrived);
+                            step * kColumns + first_column, item.head_kv, item.batch, arrived);
 }
 
 /// Starts all boxes of all items. One warp.
@@ -485,7 +485,7 @@ __device__ inline void finish_item(const Work& w, const Item& item) {
     const int q_block = item.first_block + i;
     const int visible = visible_blocks(p, item, block_queries(p, q_block));
     float* importance =
-        p.importance + (item.head_q * chunk_blocks + q_block - p.q_block_begin) * p.num_kv_blocks;
+        p.importance + (item.head * chunk_blocks + q_block - p.q_block_begin) * p.num_kv_blocks;
     for (int block = lane_id() * kLaneBlocks; block < p.num_kv_blocks; block += 32 * kLaneBlocks) {
       float mean[kLaneBlocks] = {};
       if (block < visible) mean_shares(w, i * p.rows_per_block, block, mean);

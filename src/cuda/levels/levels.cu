@@ -2,7 +2,7 @@
 
 // Levels stage: from the importance of a row's blocks to their levels (S-13 to S-18).
 //
-//   in   importance [Hq, chunk, Nk] (null: all equal), caps [B, Hkv, Nk] (null: none), key lengths
+//   in   importance of a chunk (null: all equal), caps [B, Hkv, Nk] (null: none), key lengths
 //   out  levels     [B, Hq, Nq, Nk], the rows of the chunk; hidden blocks become 0
 //
 // The rank of a block is a pair (bits, KV block): fewer bits rank earlier, equal bits by rising
@@ -66,14 +66,14 @@ constexpr std::uint32_t kFirstUnforcedBits = 1;  // no block has as few: +inf ha
 constexpr std::uint32_t kNoPosition = 0xFFFFFFFFU;
 
 struct RowParams {
-  const float* importance;         // [Hq, chunk, Nk] or null
+  const float* importance;         // [batch elements, Hq, q_blocks, Nk] or null
   const std::uint8_t* caps;        // [B, Hkv, Nk] or null
   const std::int32_t* kv_lengths;  // [B] or null
   LevelMapView levels;
   semantics::ForcedRule forced;
   float budget[kMaxLevels];
   const float* head_budgets;  // [Hq, kMaxLevels] or null: all heads have `budget`
-  index_t batch;              // element of the chunk
+  int batch_begin, batches;   // of the chunk
   index_t len_q, len_kv;
   int heads_q, heads_kv, heads_per_kv;
   int q_block_begin, q_blocks;  // of the chunk
@@ -409,6 +409,12 @@ static_assert(SharedWords<LevelRule::kThreshold, ShortRows>(kMaxShortRow).bytes(
 static_assert(SharedWords<LevelRule::kThreshold, MiddleRows>(kMaxMiddleRow).bytes() <=
               kMaxSharedBytes);
 
+/// CTAs that work on a query block of the heads of a batch element.
+template <typename Cta>
+__host__ __device__ constexpr int head_groups_of(int heads_q) {
+  return (heads_q + Cta::kRows - 1) / Cta::kRows;
+}
+
 template <LevelRule kRule, bool kHeadBudgets, typename Cta>
 __global__ void __launch_bounds__(Cta::kThreads, min_ctas<kRule, kHeadBudgets, Cta>())
     assign_rows(const __grid_constant__ RowParams p) {
@@ -419,10 +425,15 @@ __global__ void __launch_bounds__(Cta::kThreads, min_ctas<kRule, kHeadBudgets, C
   const int cta_thread = static_cast<int>(threadIdx.x);
   const int lane = cta_thread % kWarp;
 
-  const int cta = static_cast<int>(blockIdx.x);
-  const int q_block = p.q_block_begin + cta % p.q_blocks;
+  const auto cta = static_cast<int>(blockIdx.x);
+  const int row_of_head = cta % p.q_blocks;
+  const int head_groups = head_groups_of<Cta>(p.heads_q);
+  const int head_group = cta / p.q_blocks % head_groups;
+  const int element = cta / p.q_blocks / head_groups;  // of the chunk
+  const index_t batch = p.batch_begin + element;
+  const int q_block = p.q_block_begin + row_of_head;
   const Range queries = semantics::block_range(q_block, p.block_q, p.len_q);
-  const index_t kv_length = key_length(p.kv_lengths, p.batch, p.len_kv);
+  const index_t kv_length = key_length(p.kv_lengths, batch, p.len_kv);
   const RowShape shape{p, queries, kv_length,
                        static_cast<int>(semantics::visible_blocks(p.causal, queries, p.block_kv,
                                                                   p.len_q, kv_length))};
@@ -435,10 +446,10 @@ __global__ void __launch_bounds__(Cta::kThreads, min_ctas<kRule, kHeadBudgets, C
   }
 
   const int local = cta_thread / kRowThreads;  // row of the CTA
-  const int head = cta / p.q_blocks * Cta::kRows + local;
+  const int head = head_group * Cta::kRows + local;
   if (head >= p.heads_q) return;  // a whole warp, which nobody waits for any more
-  const index_t row = index_t{head} * p.q_blocks + cta % p.q_blocks;
-  const index_t kv_head = p.batch * p.heads_kv + head / p.heads_per_kv;
+  const index_t row = (index_t{element} * p.heads_q + head) * p.q_blocks + row_of_head;
+  const index_t kv_head = batch * p.heads_kv + head / p.heads_per_kv;
   std::uint32_t* const bins = forced + words.forced + local * words.row;
   std::uint32_t* const cuts = bins + 2 * Bins<kRule>::kWords;
   std::uint32_t* const exchange = cuts + words.kCutWords;
@@ -448,7 +459,7 @@ __global__ void __launch_bounds__(Cta::kThreads, min_ctas<kRule, kHeadBudgets, C
       .threads = {cta_thread % kRowThreads, lane, exchange},
       .importance = p.importance == nullptr ? nullptr : p.importance + row * p.num_kv_blocks,
       .caps = p.caps == nullptr ? nullptr : p.caps + kv_head * p.num_kv_blocks,
-      .codes = p.levels.row(p.batch, head, q_block),
+      .codes = p.levels.row(batch, head, q_block),
       .head = head,
       .forced = forced,
       .whole = {bins},
@@ -471,7 +482,8 @@ RowParams make_params(const StageContext& context, const core::LevelsParams& par
   p.forced = g.forced;
   for (std::size_t l = 0; l < kMaxLevels; ++l) p.budget[l] = g.config.budget[l];
   p.head_budgets = params.head_budgets;
-  p.batch = params.chunk.batch;
+  p.batch_begin = static_cast<int>(params.chunk.batch_begin);
+  p.batches = static_cast<int>(params.chunk.batches());
   p.len_q = g.shape.len_q;
   p.len_kv = g.shape.len_kv;
   p.heads_q = static_cast<int>(g.shape.heads_q);
@@ -494,7 +506,7 @@ RowParams make_params(const StageContext& context, const core::LevelsParams& par
 template <LevelRule kRule, bool kHeadBudgets, typename Cta>
 void launch(const StageContext& context, const RowParams& p) {
   const std::size_t bytes = SharedWords<kRule, Cta>(p.num_kv_blocks).bytes();
-  const index_t head_groups = semantics::ceil_div(p.heads_q, Cta::kRows);
+  const index_t head_groups = index_t{p.batches} * head_groups_of<Cta>(p.heads_q);
   const auto kernel = assign_rows<kRule, kHeadBudgets, Cta>;
   allow_shared_memory(kernel, bytes);
   kernel<<<grid_of(head_groups * p.q_blocks), Cta::kThreads, bytes, stream_of(context.stream)>>>(p);
