@@ -160,7 +160,7 @@ struct AttentionParams {
   LevelMapView levels;
   TensorView out;             ///< [B, Hq, Lq, D], original token order
   float* lse;                 ///< [B, Hq, Lq] contiguous, original token order; null: not wanted
-  std::byte* work = nullptr;  ///< attention_bytes(geometry), 64-byte aligned; with rest = linear
+  std::byte* work = nullptr;  ///< attention_bytes(geometry), 64-byte aligned
 };
 
 /// A backend of this process. All pointers in its stages' parameters lie in `memory`.
@@ -175,7 +175,7 @@ struct Backend {
   /// Per worker, the largest need of any stage on the current device; a multiple of 64.
   std::size_t (*scratch_bytes)(const Geometry&);
   std::size_t (*cluster_bytes)(const Geometry&);               ///< per worker, a multiple of 64
-  std::size_t (*attention_bytes)(const Geometry&);             ///< in all, with rest = linear
+  std::size_t (*attention_bytes)(const Geometry&);             ///< in all
   void (*cluster)(const StageContext&, const ClusterParams&);  ///< may be null: see why_not
   void (*pyramid)(const StageContext&, const PyramidParams&);
   void (*similarity)(const StageContext&, const SimilarityParams&);

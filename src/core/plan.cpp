@@ -120,9 +120,8 @@ Workspace Plan::lay_out(std::byte* base, std::size_t* bytes) const {
   // Attention works where importance was: nobody reads that any more.
   const std::size_t importance_bytes =
       elements(first_chunk_.batches() * first_chunk_.q_blocks() * row_floats) * sizeof(float);
-  const std::size_t attention_bytes =
-      config.rest == Rest::kLinear ? backend_->attention_bytes(geometry_) : 0;
-  ws.attention_work = ledger.take<std::byte>(std::max(importance_bytes, attention_bytes));
+  ws.attention_work =
+      ledger.take<std::byte>(std::max(importance_bytes, backend_->attention_bytes(geometry_)));
   ws.importance = reinterpret_cast<float*>(ws.attention_work);
   ws.scratch = ledger.take<std::byte>(workers * scratch_bytes_);
   *bytes = ledger.bytes();

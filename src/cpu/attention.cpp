@@ -409,6 +409,7 @@ std::size_t attention_scratch(const Isa& isa, const core::Geometry& geometry) {
 }
 
 std::size_t attention_bytes(const core::Geometry& geometry) {
+  if (geometry.config.rest != Rest::kLinear) return 0;
   Ledger ledger(nullptr);
   carve_moments(ledger, geometry);
   carve_rest_probes(ledger, geometry);

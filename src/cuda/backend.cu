@@ -7,9 +7,9 @@
 #include <string>
 #include <utility>
 
+#include "cuda/attention/launches.hpp"
 #include "cuda/backend.hpp"
 #include "cuda/device_memory.hpp"
-#include "cuda/first_order/first_order.hpp"
 #include "cuda/launch.cuh"
 #include "cuda/stages.hpp"
 #include "psa/config.hpp"
@@ -137,7 +137,7 @@ constexpr core::Backend make_table(
           .chunk_bytes = kChunkBytes,
           .scratch_bytes = scratch_bytes,
           .cluster_bytes = no_bytes,
-          .attention_bytes = first_order_bytes,
+          .attention_bytes = attention_bytes,
           .cluster = nullptr,  // why_not_any
           .pyramid = pyramid,
           .similarity = similarity,

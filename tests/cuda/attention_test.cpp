@@ -127,13 +127,17 @@ TEST_F(CudaAttentionVariants, ShareKeysAmongHeadsInCausalPrefill) {
 
 TEST_F(CudaAttentionVariants, ServeKeyLengthsAndOrdersPerHead) {
   for (const MemoryLayout layout : {MemoryLayout::kBlhd, MemoryLayout::kPadded}) {
-    for (const index_t head_dim : {64, 128}) {
+    for (const index_t head_dim : {20, 64, 128, 200}) {
       ProblemCase c{"", make_problem({4, 2, 260, 260, head_dim}, {128, 64}), {}, true, layout};
       c.problem.shape.batch = 4;
+      c.problem.layout.grid = {4, 5, 13};
       c.kv_lengths = {0, 1, 260, 131};
-      const core::Geometry g = c.problem.geometry();
       QkvTensors tensors = c.make_inputs(37);
-      expect_close_attention(g, tensors.inputs(), random_levels(g, 38));
+      for (const Reorder reorder : {Reorder::kNone, Reorder::kGilbert}) {  // by index, by copies
+        c.problem.config.reorder = reorder;
+        const core::Geometry g = c.problem.geometry();
+        expect_close_attention(g, tensors.inputs(), random_levels(g, 38));
+      }
     }
   }
 }

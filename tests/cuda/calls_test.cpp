@@ -319,5 +319,23 @@ TEST(CudaPolicy, MapsOfGroupedHeadsTakeAboutAsMuchAsKeysAndValues) {
   }
 }
 
+/// K and V in working order lie where covariances were, or are a part of all heads at a time.
+TEST(CudaPolicy, OrderedKeysAndValuesTakeAPartOfTheirMemory) {
+  Problem problem;
+  problem.shape = {1, 12, 12, 75600, 75600, 128, DType::kBF16, DType::kBF16, DType::kBF16};
+  problem.layout.grid = {21, 45, 80};
+  problem.config.block_q = problem.config.block_kv = 128;
+  constexpr std::size_t kKvBytes = std::size_t{2} * 12 * 75600 * 128 * 2;
+  const auto bytes_with = [&](Rest rest, Reorder reorder) {
+    problem.config.rest = rest;
+    problem.config.reorder = reorder;
+    return cuda::kSm90a.attention_bytes(problem.geometry());
+  };
+  EXPECT_EQ(bytes_with(Rest::kMean, Reorder::kNone), 0);
+  EXPECT_EQ(bytes_with(Rest::kMean, Reorder::kGilbert), kKvBytes / 6);
+  EXPECT_EQ(bytes_with(Rest::kLinear, Reorder::kGilbert),
+            bytes_with(Rest::kLinear, Reorder::kNone));
+}
+
 }  // namespace
 }  // namespace psa::testing

@@ -100,12 +100,16 @@ TEST_F(CudaFirstOrderVariants, ShareKeysAmongHeadsInCausalPrefill) {
 
 TEST_F(CudaFirstOrderVariants, ServeKeyLengthsAndOrdersPerHead) {
   for (const MemoryLayout layout : {MemoryLayout::kBlhd, MemoryLayout::kPadded}) {
-    for (const index_t head_dim : {64, 128}) {
+    for (const index_t head_dim : {20, 64, 128, 200}) {
       ProblemCase c{"", make_problem({4, 2, 260, 260, head_dim}, {128, 64}), {}, true, layout};
       c.problem.shape.batch = 4;
+      c.problem.layout.grid = {4, 5, 13};
       c.kv_lengths = {0, 1, 260, 131};
       QkvTensors tensors = c.make_inputs(75);
-      expect_close(linear_geometry(c.problem), tensors, 76);
+      for (const Reorder reorder : {Reorder::kNone, Reorder::kGilbert}) {  // by index, by copies
+        c.problem.config.reorder = reorder;
+        expect_close(linear_geometry(c.problem), tensors, 76);
+      }
     }
   }
 }
@@ -140,11 +144,15 @@ TEST_F(CudaRestProbes, ServeFactorsOfEveryNumberOfProbes) {
 TEST_F(CudaRestProbes, ServeKeyLengthsAndOrders) {
   ProblemCase c{"", make_problem({4, 2, 1200, 1200, 64}, {128, 64}), {}, true, MemoryLayout::kBlhd};
   c.problem.shape.batch = 3;
+  c.problem.layout.grid = {8, 10, 15};
   c.kv_lengths = {700, 1, 1200};
   QkvTensors tensors = c.make_inputs(79);
-  expect_close(linear_geometry(c.problem), tensors, 80);
-  expect_same_bits_twice(linear_geometry(c.problem), tensors.inputs(),
-                         random_levels(linear_geometry(c.problem), 81));
+  for (const Reorder reorder : {Reorder::kNone, Reorder::kGilbert}) {
+    c.problem.config.reorder = reorder;
+    const core::Geometry g = linear_geometry(c.problem);
+    expect_close(g, tensors, 80);
+    expect_same_bits_twice(g, tensors.inputs(), random_levels(g, 81));
+  }
 }
 
 /// The first `heads_kv` heads of k and v, and the queries that read them.

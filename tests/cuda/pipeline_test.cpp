@@ -14,6 +14,7 @@
 #include <string>
 #include <vector>
 
+#include "core/geometry.hpp"
 #include "core/presets.hpp"
 #include "cuda/cuda_test.hpp"
 #include "support/compare.hpp"
@@ -220,6 +221,42 @@ TEST_P(CudaPipeline, S19AllBlocksAtLevelOneAreDenseInEveryOrder) {
     const CallResult got = call_plan(device_plan(problem), qkv, {.levels = ones});
     expect_near(got, want);
     EXPECT_DOUBLE_EQ(got.stats.density, 1.0);
+  }
+}
+
+/// The tensor with the token at each position of an order.
+Tensor ordered(const Tensor& given, const std::vector<std::int32_t>& order, DType dtype) {
+  const Shape& s = given.shape();
+  Tensor result(s, dtype);
+  for (index_t b = 0; b < s[0]; ++b) {
+    for (index_t h = 0; h < s[1]; ++h) {
+      for (index_t l = 0; l < s[2]; ++l) {
+        for (index_t c = 0; c < s[3]; ++c) {
+          result.set(b, h, l, c, given.get(b, h, order[static_cast<std::size_t>(l)], c));
+        }
+      }
+    }
+  }
+  return result;
+}
+
+/// What a call reads by its order, it reads as if the caller's tokens lay so.
+TEST_P(CudaPipeline, S19OrdersGiveTheBitsOfOrderedTokens) {
+  for (const Rest rest : {Rest::kSkip, Rest::kLinear}) {
+    Problem problem = typed(video(Importance::kPooledLse));
+    problem.config.rest = rest;
+    QkvTensors qkv = random_qkv(problem, 11);
+    const std::vector<std::int32_t> order = core::make_static_order(problem.geometry());
+    const CallResult got = call_plan(device_plan(problem), qkv);
+    const DType dtype = problem.shape.dtype_q;
+    qkv.q = ordered(qkv.q, order, dtype);
+    qkv.k = ordered(qkv.k, order, dtype);
+    qkv.v = ordered(qkv.v, order, dtype);
+    problem.config.reorder = Reorder::kNone;
+    const CallResult want = call_plan(device_plan(problem), qkv);
+    EXPECT_EQ(got.levels, want.levels);
+    const Tensor moved = ordered(got.out, order, dtype);
+    EXPECT_TRUE(moved.buffer().has_same_bytes(want.out.buffer()));
   }
 }
 

@@ -214,8 +214,7 @@ AttentionResult StageRunner::attention(const core::Inputs& inputs, Pyramid& pyra
   AttentionResult result{
       Tensor({s.batch, s.heads_q, s.len_q, s.head_dim}, s.dtype_out, options_.out_layout), {}};
   GuardedBuffer lse(bytes_for(s.batch * s.heads_q * s.len_q, sizeof(float)));
-  GuardedBuffer work(geometry_.config.rest == Rest::kLinear ? backend_.attention_bytes(geometry_)
-                                                            : 0);
+  GuardedBuffer work(backend_.attention_bytes(geometry_));
   const LevelMapView view{map.data(), s.batch, s.heads_q, geometry_.num_q_blocks,
                           geometry_.num_kv_blocks};
   run([&](const core::StageContext& context, DeviceCopies& copies) {

@@ -8,8 +8,8 @@
 #include <string>
 
 #include "cuda/attention/kernel_sm80.cuh"
+#include "cuda/attention/launches.hpp"
 #include "cuda/attention/params.hpp"
-#include "cuda/first_order/first_order.hpp"
 #include "cuda/launch.cuh"
 #include "cuda/stages.hpp"
 

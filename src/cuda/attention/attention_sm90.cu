@@ -5,7 +5,7 @@
 #include <algorithm>
 
 #include "cuda/attention/kernel_sm90.cuh"
-#include "cuda/first_order/first_order.hpp"
+#include "cuda/attention/launches.hpp"
 #include "cuda/grid.hpp"
 #include "cuda/launch.cuh"
 #include "cuda/stages.hpp"

@@ -30,7 +30,8 @@ void set_full_blocks(const core::Geometry& g, AttentionParams& p) {
 }  // namespace
 
 AttentionParams make_attention_params(const core::StageContext& context,
-                                      const core::AttentionParams& call, HeadRange heads) {
+                                      const core::AttentionParams& call, HeadRange heads,
+                                      HeadRange mapped) {
   const core::Geometry& g = context.geometry;
   AttentionParams p{};
   p.q = rows_of(call.inputs.q);
@@ -54,10 +55,11 @@ AttentionParams make_attention_params(const core::StageContext& context,
   p.lse = call.lse;
   p.heads = heads;
   if (g.config.rest == Rest::kLinear) {
-    const FirstOrder first_order = carve_first_order(g, heads, call.work);
-    p.map = first_order.map;
-    p.map_factor = first_order.factor;
-    p.rest_mass = first_order.mass;
+    const FirstOrder first_order = carve_first_order(g, mapped, call.work);
+    const index_t blocks_before = (heads.first - mapped.first) * g.heads_per_kv() * g.num_q_blocks;
+    p.map = first_order.map + blocks_before * first_order.matrix_bytes;
+    p.map_factor = first_order.factor + blocks_before;
+    p.rest_mass = first_order.mass + blocks_before * g.num_kv_blocks;
     p.map_row = first_order.row;
   }
   p.next_item = reinterpret_cast<std::int32_t*>(context.scratch);

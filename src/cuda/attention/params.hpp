@@ -64,9 +64,10 @@ struct AttentionParams {
   std::uint32_t readable_codes;  // bit c: level code c can be read
 };
 
-/// The parameters of a launch of a call; host code.
+/// The parameters of a launch of a call for `heads`, which are some of those that maps were made
+/// for; host code.
 [[nodiscard]] AttentionParams make_attention_params(const core::StageContext& context,
                                                     const core::AttentionParams& call,
-                                                    HeadRange heads);
+                                                    HeadRange heads, HeadRange mapped);
 
 }  // namespace psa::cuda

@@ -20,12 +20,6 @@ index_t probe_chunks(index_t len_kv) {
   return semantics::max_of(semantics::min_of(kMostChunks, len_kv / kKeysPerChunk), 1);
 }
 
-std::size_t bytes_of(const core::Geometry& g, int heads) {
-  std::size_t bytes = 0;
-  static_cast<void>(carve_first_order(g, {0, heads}, nullptr, &bytes));
-  return bytes;
-}
-
 }  // namespace
 
 FirstOrder carve_first_order(const core::Geometry& g, HeadRange heads, std::byte* work,
@@ -51,17 +45,19 @@ FirstOrder carve_first_order(const core::Geometry& g, HeadRange heads, std::byte
   };
   FirstOrder pieces{.heads = heads,
                     .row = static_cast<int>(row),
+                    .matrix_bytes = matrix_bytes,
                     .weight_row = static_cast<int>(weight_row),
                     .key_mean = floats(kv_blocks * row),
                     .key_variance = floats(kv_blocks * row),
                     .unit = floats(kv_blocks),
-                    .covariance = raw(kv_blocks * matrix_bytes),
                     .logits = floats(semantics::max_of(logits, probe_floats)),
                     .mass = floats(q_blocks * g.num_kv_blocks),
                     .weights = raw(q_blocks * weight_row * kElementBytes),
                     .map = raw(q_blocks * matrix_bytes),
                     .factor = floats(q_blocks),
-                    .probe = {}};
+                    .probe = {},
+                    .covariance = nullptr,
+                    .bytes_before_covariance = 0};
   pieces.probe.chunks = static_cast<int>(chunks);
   pieces.probe.masses = pieces.logits;
   if (work != nullptr) {
@@ -71,25 +67,11 @@ FirstOrder carve_first_order(const core::Geometry& g, HeadRange heads, std::byte
       static_cast<std::size_t>(heads_q * semantics::kMostProbes));
   pieces.probe.factors = ledger.take<semantics::RestFactors<float>>(
       static_cast<std::size_t>(heads_q * semantics::kMostProbes));
+  pieces.bytes_before_covariance = ledger.bytes();
+  pieces.covariance = raw(kv_blocks * matrix_bytes);
   if (bytes != nullptr) *bytes = ledger.bytes();
   return pieces;
 }
-
-int heads_per_launch(const core::Geometry& g) {
-  const ProblemShape& shape = g.shape;
-  const auto all = static_cast<int>(shape.batch * shape.heads_kv);
-  if (g.config.rest != Rest::kLinear) return all;
-  // A quarter above K and V: one launch for as many query as KV heads, in blocks of head_dim rows.
-  const auto kv_bytes =
-      static_cast<std::size_t>(2 * all * shape.len_kv * shape.head_dim * kElementBytes);
-  const std::size_t most_bytes = kv_bytes + kv_bytes / 4;
-  int launches = 1;
-  const auto heads_of = [&] { return (all + launches - 1) / launches; };
-  while (heads_of() > 1 && bytes_of(g, heads_of()) > most_bytes) ++launches;
-  return heads_of();
-}
-
-std::size_t first_order_bytes(const core::Geometry& g) { return bytes_of(g, heads_per_launch(g)); }
 
 void make_first_order_maps(const StageContext& context, const core::AttentionParams& call,
                            HeadRange heads, const FirstOrderProducts& products) {

@@ -9,8 +9,8 @@
 //   sum_covariances w, C                 -> M = sum of w · C                     O(Nq · Nk · D²)
 //   fit_rest        probe rows           -> mass and M times their factors       O(P · Lk · D)
 //
-// Maps are large, D² elements for each query block, so a call whose maps would not fit in as much
-// memory as K and V takes goes head range by head range: maps, then the attention that reads them.
+// Maps are large, D² elements for each query block, so a call may go head range by head range
+// (attention/launches.hpp): maps, then the attention that reads them.
 //
 // Letters: n KV heads and m query heads of the range, D head_dim, Nq and Nk blocks; R = row
 // elements. All products
@@ -42,29 +42,27 @@ struct ProbeWork {
 /// Pieces of the work memory of the attention stage.
 struct FirstOrder {
   HeadRange heads;
-  int row;          ///< R: elements of a row of a matrix, D up to a multiple of 8; the rest is 0
-  int weight_row;   ///< elements of a row of weights, Nk up to a multiple of 8; the rest is 0
-  float* key_mean;  ///< [n, R, Nk]
-  float* key_variance;    ///< [n, R, Nk]
-  float* unit;            ///< [n, Nk]; NaN: the block has moments that are not finite
-  std::byte* covariance;  ///< [n, Nk, D, R]; row: channel of v, column: channel of k
-  float* logits;          ///< [m, Nq, Nk], in log2 units; dead once there are weights
-  float* mass;            ///< [m, Nq, Nk]: log2 of 1 + v/2; 0 outside of the rest sets
-  std::byte* weights;     ///< [m, Nq, weight_row]
-  std::byte* map;         ///< [m, Nq, D, R]; row: channel of out, column: channel of q
-  float* factor;          ///< [m, Nq]; 0: no term
+  int row;  ///< R: elements of a row of a matrix, D up to a multiple of 8; the rest is 0
+  index_t matrix_bytes;  ///< of a matrix [D, R]
+  int weight_row;        ///< elements of a row of weights, Nk up to a multiple of 8; the rest is 0
+  float* key_mean;       ///< [n, R, Nk]
+  float* key_variance;   ///< [n, R, Nk]
+  float* unit;           ///< [n, Nk]; NaN: the block has moments that are not finite
+  float* logits;         ///< [m, Nq, Nk], in log2 units; dead once there are weights
+  float* mass;           ///< [m, Nq, Nk]: log2 of 1 + v/2; 0 outside of the rest sets
+  std::byte* weights;    ///< [m, Nq, weight_row]
+  std::byte* map;        ///< [m, Nq, D, R]; row: channel of out, column: channel of q
+  float* factor;         ///< [m, Nq]; 0: no term
   ProbeWork probe;
+  /// [n, Nk, D, R]; row: channel of v, column: channel of k. The last piece: dead once there are
+  /// maps, when K and V in working order take its place (ordered_kv.hpp).
+  std::byte* covariance;
+  std::size_t bytes_before_covariance;
 };
 
 /// `work` may be null: only `bytes` counts then.
 [[nodiscard]] FirstOrder carve_first_order(const core::Geometry& geometry, HeadRange heads,
                                            std::byte* work, std::size_t* bytes = nullptr);
-
-/// KV heads of a launch: as many as the memory is for, with rest = linear; else all.
-[[nodiscard]] int heads_per_launch(const core::Geometry& geometry);
-
-/// core::Backend::attention_bytes.
-[[nodiscard]] std::size_t first_order_bytes(const core::Geometry& geometry);
 
 // The steps; the third, and the first of the fourth (rest_probes.cuh), with mma.sync or with wgmma.
 void block_moments(const StageContext& context, const core::Inputs& inputs, const FirstOrder& work);
@@ -91,19 +89,5 @@ struct FirstOrderProducts {
 /// Fills the work memory. Launches on context.stream.
 void make_first_order_maps(const StageContext& context, const core::AttentionParams& call,
                            HeadRange heads, const FirstOrderProducts& products);
-
-/// Calls `attend` with the parameters of each launch of a call, behind the maps that it reads.
-template <typename Attend>
-void for_each_launch(const StageContext& context, const core::AttentionParams& call,
-                     const FirstOrderProducts& products, const Attend& attend) {
-  const core::Geometry& g = context.geometry;
-  const auto all = static_cast<int>(g.shape.batch * g.shape.heads_kv);
-  const int most = heads_per_launch(g);
-  for (int first = 0; first < all; first += most) {
-    const HeadRange heads{first, all - first < most ? all - first : most};
-    if (g.config.rest == Rest::kLinear) make_first_order_maps(context, call, heads, products);
-    attend(make_attention_params(context, call, heads));
-  }
-}
 
 }  // namespace psa::cuda

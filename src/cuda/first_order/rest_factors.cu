@@ -243,7 +243,7 @@ void fit_rest(const StageContext& context, const core::AttentionParams& call,
   };
   const bool is_aligned = has_aligned_rows(in.q) && has_aligned_rows(in.k) &&
                           has_aligned_rows(in.v) && is_near(in.k) && is_near(in.v);
-  const ProbeParams p{make_attention_params(context, call, work.heads), work,
+  const ProbeParams p{make_attention_params(context, call, work.heads, work.heads), work,
                       static_cast<int>(probes), is_aligned};
   const unsigned int heads = grid_of(work.heads.count * g.heads_per_kv());
   const cudaStream_t stream = stream_of(context.stream);

@@ -363,7 +363,7 @@ void rest_weights(const StageContext& context, const core::AttentionParams& call
   const core::Geometry& g = context.geometry;
   const int row_threads = threads_per_row(g.shape.head_dim);
   const WeightParams p{
-      .call = make_attention_params(context, call, work.heads),
+      .call = make_attention_params(context, call, work.heads, work.heads),
       .work = work,
       .scale = g.scale,
       .lanes_per_row = static_cast<int>(std::bit_ceil(static_cast<unsigned>(row_threads)))};
