@@ -127,7 +127,7 @@ TEST_F(CudaAttentionVariants, ShareKeysAmongHeadsInCausalPrefill) {
 
 TEST_F(CudaAttentionVariants, ServeKeyLengthsAndOrdersPerHead) {
   for (const MemoryLayout layout : {MemoryLayout::kBlhd, MemoryLayout::kPadded}) {
-    for (const index_t head_dim : {20, 64, 128, 200}) {
+    for (const index_t head_dim : {64, 100, 128, 200}) {
       ProblemCase c{"", make_problem({4, 2, 260, 260, head_dim}, {128, 64}), {}, true, layout};
       c.problem.shape.batch = 4;
       c.problem.layout.grid = {4, 5, 13};

@@ -335,6 +335,15 @@ TEST(CudaPolicy, OrderedKeysAndValuesTakeAPartOfTheirMemory) {
   EXPECT_EQ(bytes_with(Rest::kMean, Reorder::kGilbert), kKvBytes / 6);
   EXPECT_EQ(bytes_with(Rest::kLinear, Reorder::kGilbert),
             bytes_with(Rest::kLinear, Reorder::kNone));
+  // Launches would be too short.
+  problem.shape.len_q = problem.shape.len_kv = 32760;
+  problem.layout.grid = {21, 30, 52};
+  EXPECT_EQ(bytes_with(Rest::kMean, Reorder::kGilbert), 0);
+  // A single head would be too large.
+  problem.shape.heads_q = problem.shape.heads_kv = 1;
+  problem.shape.len_q = problem.shape.len_kv = 151200;
+  problem.layout.grid = {42, 45, 80};
+  EXPECT_EQ(bytes_with(Rest::kMean, Reorder::kGilbert), 0);
 }
 
 }  // namespace

@@ -100,7 +100,7 @@ TEST_F(CudaFirstOrderVariants, ShareKeysAmongHeadsInCausalPrefill) {
 
 TEST_F(CudaFirstOrderVariants, ServeKeyLengthsAndOrdersPerHead) {
   for (const MemoryLayout layout : {MemoryLayout::kBlhd, MemoryLayout::kPadded}) {
-    for (const index_t head_dim : {20, 64, 128, 200}) {
+    for (const index_t head_dim : {64, 100, 128, 200}) {
       ProblemCase c{"", make_problem({4, 2, 260, 260, head_dim}, {128, 64}), {}, true, layout};
       c.problem.shape.batch = 4;
       c.problem.layout.grid = {4, 5, 13};
@@ -142,7 +142,7 @@ TEST_F(CudaRestProbes, ServeFactorsOfEveryNumberOfProbes) {
 }
 
 TEST_F(CudaRestProbes, ServeKeyLengthsAndOrders) {
-  ProblemCase c{"", make_problem({4, 2, 1200, 1200, 64}, {128, 64}), {}, true, MemoryLayout::kBlhd};
+  ProblemCase c{"", make_problem({4, 2, 1200, 1200, 72}, {128, 64}), {}, true, MemoryLayout::kBlhd};
   c.problem.shape.batch = 3;
   c.problem.layout.grid = {8, 10, 15};
   c.kv_lengths = {700, 1, 1200};

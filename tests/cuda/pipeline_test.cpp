@@ -244,6 +244,7 @@ Tensor ordered(const Tensor& given, const std::vector<std::int32_t>& order, DTyp
 TEST_P(CudaPipeline, S19OrdersGiveTheBitsOfOrderedTokens) {
   for (const Rest rest : {Rest::kSkip, Rest::kLinear}) {
     Problem problem = typed(video(Importance::kPooledLse));
+    problem.shape.head_dim = 128;
     problem.config.rest = rest;
     QkvTensors qkv = random_qkv(problem, 11);
     const std::vector<std::int32_t> order = core::make_static_order(problem.geometry());

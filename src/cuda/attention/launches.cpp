@@ -10,9 +10,14 @@ constexpr std::size_t kElementBytes = 2;  // backend.cu: all tensors are f16 or 
 /// Rows in working order that a call without maps may have, where a fifth of K and V is less.
 constexpr std::size_t kOrderedBytes = std::size_t{32} << 20;
 
-/// Of the maps alone where no head is launched.
+/// head_dim from which copies pay: rows of 128 bytes come as fast as boxes.
+constexpr index_t kLeastOrderedDim = 65;
+/// Query blocks that a launch has at least where copies make several of one: with 512 the ends of
+/// launches cost what boxes save (Wan 480p with four levels, H200), with 1182 they do not.
+constexpr index_t kLeastQueryBlocks = 1024;
+
 std::size_t bytes_of(const core::Geometry& g, HeadCounts counts) {
-  const std::size_t ordered = ordered_kv_bytes(g, counts.launched);
+  const std::size_t ordered = counts.copies ? ordered_kv_bytes(g, counts.launched) : 0;
   if (g.config.rest != Rest::kLinear) return ordered;
   std::size_t bytes = 0;
   const FirstOrder work = carve_first_order(g, {0, counts.mapped}, nullptr, &bytes);
@@ -43,11 +48,19 @@ int part_of(int all, const Fits& fits) {
 HeadCounts heads_at_a_time(const core::Geometry& g) {
   const auto all = static_cast<int>(g.shape.batch * g.shape.heads_kv);
   const std::size_t most = most_bytes(g);
-  const int mapped = part_of(all, [&](int heads) { return bytes_of(g, {heads, 0}) <= most; });
-  const int launched = part_of(mapped, [&](int heads) {
-    return bytes_of(g, {mapped, heads}) <= most;
+  const int mapped = part_of(all, [&](int heads) {
+    return bytes_of(g, {heads, heads, false}) <= most;
   });
-  return {mapped, launched};
+  const HeadCounts whole{mapped, mapped, false};
+  if (g.shape.head_dim < kLeastOrderedDim || ordered_kv_bytes(g, 1) == 0) return whole;
+  const int launched = part_of(mapped, [&](int heads) {
+    return bytes_of(g, {mapped, heads, true}) <= most;
+  });
+  const index_t query_blocks = launched * g.heads_per_kv() * g.num_q_blocks;
+  const HeadCounts copied{mapped, launched, true};
+  const bool fits = bytes_of(g, copied) <= std::max(most, bytes_of(g, whole));
+  const bool pays = launched == mapped || query_blocks >= kLeastQueryBlocks;
+  return fits && pays ? copied : whole;
 }
 
 std::size_t attention_bytes(const core::Geometry& g) { return bytes_of(g, heads_at_a_time(g)); }

@@ -16,7 +16,8 @@ namespace psa::cuda {
 /// KV heads at a time.
 struct HeadCounts {
   int mapped;    ///< whose maps there are; all of a call without maps
-  int launched;  ///< of these, whose K and V lie in working order
+  int launched;  ///< of these, by one launch
+  bool copies;   ///< whether their K and V are copied in working order first
 };
 
 [[nodiscard]] HeadCounts heads_at_a_time(const core::Geometry& geometry);
@@ -46,7 +47,8 @@ void for_each_launch(const StageContext& context, const core::AttentionParams& c
       ordered = carve_first_order(g, mapped, call.work).covariance;  // it is in the maps now
     }
     for_each_part(mapped, counts.launched, [&](HeadRange launched) {
-      const core::AttentionParams part = with_ordered_kv(context, call, launched, ordered);
+      const core::AttentionParams part =
+          counts.copies ? with_ordered_kv(context, call, launched, ordered) : call;
       attend(make_attention_params(context, part, launched, mapped));
     });
   });

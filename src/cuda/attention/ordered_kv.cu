@@ -85,7 +85,7 @@ core::AttentionParams with_ordered_kv(const core::StageContext& context,
                                       const core::AttentionParams& call, HeadRange heads,
                                       std::byte* memory) {
   const core::Geometry& g = context.geometry;
-  if (call.inputs.kv_order.index == nullptr || ordered_kv_bytes(g, heads.count) == 0) return call;
+  if (call.inputs.kv_order.index == nullptr) return call;
   const index_t head = head_elements(g);
   CopyParams p{.k = kv_rows<Bits>(call.inputs.k, call.inputs.kv_order),
                .v = kv_rows<Bits>(call.inputs.v, call.inputs.kv_order),
