@@ -16,6 +16,7 @@
 
 #include "core/geometry.hpp"
 #include "core/presets.hpp"
+#include "cuda/attention/launches.hpp"
 #include "cuda/cuda_test.hpp"
 #include "support/compare.hpp"
 #include "support/plan_call.hpp"
@@ -247,6 +248,7 @@ TEST_P(CudaPipeline, S19OrdersGiveTheBitsOfOrderedTokens) {
     problem.shape.head_dim = 128;
     problem.config.rest = rest;
     QkvTensors qkv = random_qkv(problem, 11);
+    ASSERT_TRUE(cuda::heads_at_a_time(problem.geometry()).copies);
     const std::vector<std::int32_t> order = core::make_static_order(problem.geometry());
     const CallResult got = call_plan(device_plan(problem), qkv);
     const DType dtype = problem.shape.dtype_q;

@@ -13,9 +13,8 @@
 // (attention/launches.hpp): maps, then the attention that reads them.
 //
 // Letters: n KV heads and m query heads of the range, D head_dim, Nq and Nk blocks; R = row
-// elements. All products
-// are of 16-bit numbers, summed in float, in the storage type of k and v. Scales keep them in the
-// range of f16: what is stored is
+// elements. All products are of 16-bit numbers, summed in float, in the storage type of k and v.
+// Scales keep them in the range of f16: what is stored is
 //
 //   covariance · unit = n · C                    unit a power of two, by KV block
 //   map · factor      = M (transposed)           factor by query block

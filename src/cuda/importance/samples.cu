@@ -44,32 +44,21 @@ __global__ void __launch_bounds__(kMaxBlock) draw_kernel(const Draw draw) {
       static_cast<std::uint8_t>(offset);
 }
 
-void draw_side(const Draw& draw, index_t batches, cudaStream_t stream) {
-  draw_kernel<<<grid_of(batches * draw.heads), kMaxBlock, 0, stream>>>(draw);
-  check_launch("draw_kernel");
-}
-
 }  // namespace
 
 void draw_samples(const core::Geometry& geometry, const core::RowChunk& chunk,
                   std::uint8_t* q_offsets, std::uint8_t* kv_offsets, cudaStream_t stream) {
   const Config& config = geometry.config;
-  draw_side({.seed = config.seed,
-             .side = Side::kQuery,
-             .batch_begin = chunk.batch_begin,
-             .heads = geometry.shape.heads_q,
-             .block_size = config.block_q,
-             .samples = config.samples_q,
-             .offsets = q_offsets},
-            chunk.batches(), stream);
-  draw_side({.seed = config.seed,
-             .side = Side::kKey,
-             .batch_begin = chunk.batch_begin,
-             .heads = geometry.shape.heads_kv,
-             .block_size = config.block_kv,
-             .samples = config.samples_kv,
-             .offsets = kv_offsets},
-            chunk.batches(), stream);
+  const ProblemShape& shape = geometry.shape;
+  const index_t first = chunk.batch_begin;
+  const Draw queries{config.seed,    Side::kQuery,     first,    shape.heads_q,
+                     config.block_q, config.samples_q, q_offsets};
+  const Draw keys{config.seed,     Side::kKey,        first,     shape.heads_kv,
+                  config.block_kv, config.samples_kv, kv_offsets};
+  for (const Draw& draw : {queries, keys}) {
+    draw_kernel<<<grid_of(chunk.batches() * draw.heads), kMaxBlock, 0, stream>>>(draw);
+    check_launch("draw_kernel");
+  }
 }
 
 }  // namespace psa::cuda::estimation
