@@ -8,6 +8,7 @@ function(psa_add_gtest name)
     set(ARG_LABELS cpu)
   endif()
   add_executable(${name} ${ARG_SOURCES})
+  target_precompile_headers(${name} REUSE_FROM psa_gtest_headers)
   target_include_directories(${name} PRIVATE ${PROJECT_SOURCE_DIR}/src ${PROJECT_SOURCE_DIR}/tests)
   target_link_libraries(${name} PRIVATE ${ARG_LIBS} psa_core psa_options GTest::gmock
                                         GTest::gtest_main)
