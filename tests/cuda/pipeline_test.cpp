@@ -92,6 +92,8 @@ INSTANTIATE_TEST_SUITE_P(Kernels, CudaPipeline,
                                            Target{"sm_80", DType::kF16}),
                          [](const auto& tested) { return name_of(tested.param); });
 
+using DevicePlans = std::function<core::Plan(const Problem& problem)>;
+
 /// A video of 5 x 7 x 9 tokens and 18 text tokens, two query heads to a KV head.
 Problem video(Importance importance, Reorder reorder = Reorder::kGilbert) {
   Problem problem;
@@ -242,25 +244,45 @@ Tensor ordered(const Tensor& given, const std::vector<std::int32_t>& order, DTyp
 }
 
 /// What a call reads by its order, it reads as if the caller's tokens lay so.
+void expect_bits_of_ordered_tokens(Problem problem, const DevicePlans& plan) {
+  ASSERT_TRUE(cuda::heads_at_a_time(problem.geometry()).copies);
+  QkvTensors qkv = random_qkv(problem, 11);
+  const std::vector<std::int32_t> order = core::make_static_order(problem.geometry());
+  const CallResult got = call_plan(plan(problem), qkv);
+  const DType dtype = problem.shape.dtype_q;
+  qkv.q = ordered(qkv.q, order, dtype);
+  qkv.k = ordered(qkv.k, order, dtype);
+  qkv.v = ordered(qkv.v, order, dtype);
+  problem.config.reorder = Reorder::kNone;
+  const CallResult want = call_plan(plan(problem), qkv);
+  EXPECT_EQ(got.levels, want.levels);
+  const Tensor moved = ordered(got.out, order, dtype);
+  EXPECT_TRUE(moved.buffer().has_same_bytes(want.out.buffer()));
+}
+
 TEST_P(CudaPipeline, S19OrdersGiveTheBitsOfOrderedTokens) {
   for (const Rest rest : {Rest::kSkip, Rest::kLinear}) {
     Problem problem = typed(video(Importance::kPooledLse));
     problem.shape.head_dim = 128;
     problem.config.rest = rest;
-    QkvTensors qkv = random_qkv(problem, 11);
-    ASSERT_TRUE(cuda::heads_at_a_time(problem.geometry()).copies);
-    const std::vector<std::int32_t> order = core::make_static_order(problem.geometry());
-    const CallResult got = call_plan(device_plan(problem), qkv);
-    const DType dtype = problem.shape.dtype_q;
-    qkv.q = ordered(qkv.q, order, dtype);
-    qkv.k = ordered(qkv.k, order, dtype);
-    qkv.v = ordered(qkv.v, order, dtype);
-    problem.config.reorder = Reorder::kNone;
-    const CallResult want = call_plan(device_plan(problem), qkv);
-    EXPECT_EQ(got.levels, want.levels);
-    const Tensor moved = ordered(got.out, order, dtype);
-    EXPECT_TRUE(moved.buffer().has_same_bytes(want.out.buffer()));
+    expect_bits_of_ordered_tokens(problem, device_plan);
   }
+}
+
+/// Text queries that read everything among them.
+TEST_P(CudaPipeline, S19CopiesOfSomeHeadsAtATimeGiveTheBitsOfOrderedTokens) {
+  Problem problem = typed(video(Importance::kPooledLse));
+  problem.shape.heads_q = 6;
+  problem.shape.heads_kv = 3;
+  problem.shape.len_q = problem.shape.len_kv = 12306;
+  problem.shape.head_dim = 128;
+  problem.layout.grid = {12, 32, 32};
+  problem.config.block_q = 32;
+  problem.config.block_kv = 64;
+  problem.config.budget = {0.01F, 0.02F, 0.03F, 0.05F, 0.05F};
+  const cuda::HeadCounts counts = cuda::heads_at_a_time(problem.geometry());
+  ASSERT_LT(counts.launched, 6);
+  expect_bits_of_ordered_tokens(problem, device_plan);
 }
 
 TEST_P(CudaPipeline, S5ConstantBlocksGiveTheDenseResultAtEveryLevel) {
