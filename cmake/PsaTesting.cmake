@@ -1,7 +1,8 @@
 # SPDX-License-Identifier: Apache-2.0
 # psa_add_gtest(name SOURCES ... [LIBS ...] [LABELS ...] [EXTRA_ARGS ...])
 # A GoogleTest program linked with psa_core; each of its tests becomes one CTest test. It sees the
-# folders src/ and tests/ as include roots. LABELS defaults to cpu. CTest gives EXTRA_ARGS to each.
+# folders src/ and tests/ as include roots and shares the precompiled headers of psa_gtest_headers
+# (tests/CMakeLists.txt). LABELS defaults to cpu. CTest gives EXTRA_ARGS to each.
 function(psa_add_gtest name)
   cmake_parse_arguments(PARSE_ARGV 1 ARG "" "" "SOURCES;LIBS;LABELS;EXTRA_ARGS")
   if(NOT ARG_LABELS)

@@ -1,3 +1,3 @@
 // SPDX-License-Identifier: Apache-2.0
 
-// Only carries the precompiled headers of the test programs (cmake/PsaTesting.cmake).
+// Only carries the precompiled headers of the test programs (tests/CMakeLists.txt).
