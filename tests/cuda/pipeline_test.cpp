@@ -16,8 +16,10 @@
 
 #include "core/geometry.hpp"
 #include "core/presets.hpp"
+#include "core/registry.hpp"
 #include "cuda/attention/launches.hpp"
 #include "cuda/cuda_test.hpp"
+#include "cuda/fenced_memory.hpp"
 #include "support/compare.hpp"
 #include "support/plan_call.hpp"
 
@@ -62,10 +64,9 @@ class CudaPipeline : public ::testing::TestWithParam<Target> {
     return problem;
   }
   [[nodiscard]] static core::Plan device_plan(const Problem& problem) {
-    core::PlanOptions options;
-    options.backend = "cuda";
-    options.isa = GetParam().isa;
-    return make_plan(problem, options, kDevice);
+    const core::Geometry geometry = problem.geometry();
+    const core::Backend& backend = core::choose_backend("cuda", GetParam().isa, geometry, kDevice);
+    return {geometry, fenced(backend), kDevice, {}};
   }
   [[nodiscard]] static core::Plan reference_plan(const Problem& problem) {
     core::PlanOptions options;
@@ -269,18 +270,42 @@ TEST_P(CudaPipeline, S19OrdersGiveTheBitsOfOrderedTokens) {
   }
 }
 
-/// Text queries that read everything among them.
-TEST_P(CudaPipeline, S19CopiesOfSomeHeadsAtATimeGiveTheBitsOfOrderedTokens) {
-  Problem problem = typed(video(Importance::kPooledLse));
+/// A call whose copies are those of 3 of its 6 KV heads at a time.
+Problem copied_in_parts(index_t text_tokens) {
+  Problem problem = video(Importance::kPooledLse);
   problem.shape.heads_q = 6;
   problem.shape.heads_kv = 3;
-  problem.shape.len_q = problem.shape.len_kv = 12306;
+  problem.shape.len_q = problem.shape.len_kv = 12288 + text_tokens;
   problem.shape.head_dim = 128;
+  problem.layout.text_tokens = text_tokens;
   problem.layout.grid = {12, 32, 32};
   problem.config.block_q = 32;
   problem.config.block_kv = 64;
   problem.config.budget = {0.01F, 0.02F, 0.03F, 0.05F, 0.05F};
+  return problem;
+}
+
+/// Text queries that read everything among them.
+TEST_P(CudaPipeline, S19CopiesOfSomeHeadsAtATimeGiveTheBitsOfOrderedTokens) {
+  const Problem problem = typed(copied_in_parts(18));
   ASSERT_EQ(cuda::heads_at_a_time(problem.geometry()).launched, 3);
+  expect_bits_of_ordered_tokens(problem);
+}
+
+/// Where the keys of the first three heads would lie, in front of the copies of the others, nothing
+/// is mapped: less of the workspace is there. Rows read 3 of 192 blocks, so that their second tile
+/// ends in a box outside of the keys, for which the copy engine touches the map's first address.
+TEST_P(CudaPipeline, S19CopiesOfSomeHeadsAreReadFromTheirMemoryAlone) {
+  Problem problem = typed(copied_in_parts(0));
+  problem.shape.heads_q = problem.shape.heads_kv;
+  problem.config.num_levels = 1;
+  problem.config.budget[0] = 3.0F / 192.0F;
+  problem.config.rest = Rest::kSkip;
+  problem.config.similarity_cap.reset();
+  const int launched = cuda::heads_at_a_time(problem.geometry()).launched;
+  ASSERT_EQ(launched, 3);
+  const std::size_t copies = cuda::ordered_kv_bytes(problem.geometry(), launched);
+  ASSERT_LT(device_plan(problem).workspace_bytes() - copies, copies / 2);
   expect_bits_of_ordered_tokens(problem);
 }
 

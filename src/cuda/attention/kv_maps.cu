@@ -17,27 +17,29 @@ struct View {
   cuuint64_t row_bytes, outside_bytes;
 };
 
-/// How a caller's [B, H, L, D] tensor folds into the view: heads next to the columns when they lie
-/// there ([B, L, H, D] memory), else batch and heads as one dimension.
+/// How a [B, H, L, D] tensor folds into the view: the launch's heads as one dimension, else, heads
+/// next to the columns where they lie there ([B, L, H, D] memory), all heads. A map begins at a row
+/// that is there: copies in working order hold the launch's heads alone, and the copy engine
+/// touches the first address of a map even for boxes outside of it.
 std::optional<HeadCoordinates> fold_heads(const TokenRows& t, const AttentionParams& p,
                                           View& view) {
   constexpr int kElementBytes = 2;
   const int halves = p.head_dim / 64;
-  view.data = t.data;
   view.groups = static_cast<cuuint64_t>(p.len_kv / kGroupRows);
   view.row_bytes = static_cast<cuuint64_t>(t.token_stride * kElementBytes);
-  if (p.heads_kv > 1 && t.head_stride == p.head_dim) {
-    view.heads_inside = static_cast<cuuint64_t>(p.heads_kv);
-    view.heads_outside = static_cast<cuuint64_t>(p.batch);
-    view.outside_bytes = static_cast<cuuint64_t>(t.batch_stride * kElementBytes);
-    return HeadCoordinates{halves, 0, 1};
+  if (p.batch == 1 || t.batch_stride == p.heads_kv * t.head_stride) {
+    view.data = t.data + p.heads.first * t.head_stride * kElementBytes;
+    view.heads_inside = 1;
+    view.heads_outside = static_cast<cuuint64_t>(p.heads.count);
+    view.outside_bytes = static_cast<cuuint64_t>(t.head_stride * kElementBytes);
+    return HeadCoordinates{0, 1, p.heads_kv, p.heads.first};
   }
-  const bool folds = p.batch == 1 || t.batch_stride == p.heads_kv * t.head_stride;
-  if (!folds) return std::nullopt;
-  view.heads_inside = 1;
-  view.heads_outside = static_cast<cuuint64_t>(p.batch) * static_cast<cuuint64_t>(p.heads_kv);
-  view.outside_bytes = static_cast<cuuint64_t>(t.head_stride * kElementBytes);
-  return HeadCoordinates{0, 1, p.heads_kv};
+  if (t.head_stride != p.head_dim) return std::nullopt;
+  view.data = t.data;
+  view.heads_inside = static_cast<cuuint64_t>(p.heads_kv);
+  view.heads_outside = static_cast<cuuint64_t>(p.batch);
+  view.outside_bytes = static_cast<cuuint64_t>(t.batch_stride * kElementBytes);
+  return HeadCoordinates{halves, 0, 1, 0};
 }
 
 View pooled_view(const AttentionParams& p, const std::byte* data, index_t rows) {

@@ -18,9 +18,9 @@
 
 namespace psa::cuda {
 
-/// Coordinates of a head: {.., half + c2_head · h, .., c4_head · h + c4_batch · b}.
+/// Coordinates of a head: {.., half + c2_head · h, .., c4_head · h + c4_batch · b - c4_first}.
 struct HeadCoordinates {
-  int c2_head, c4_head, c4_batch;
+  int c2_head, c4_head, c4_batch, c4_first;
 };
 
 struct KvMaps {

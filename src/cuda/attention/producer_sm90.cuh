@@ -154,7 +154,7 @@ struct Producer {
                              Barrier* full) const {
     const std::uint32_t base = shared_address(slot);
     const int finest_c2 = finest.c2_head * q.head_kv;
-    const int finest_c4 = finest.c4_head * q.head_kv + finest.c4_batch * q.batch;
+    const int finest_c4 = finest.c4_head * q.head_kv + finest.c4_batch * q.batch - finest.c4_first;
     const int pooled_c4 = q.batch * p.heads_kv + q.head_kv;
     if (elect_one()) expect_bytes(full, Storage::kTileBytes);
     std::uint32_t left = tile.begins;
