@@ -2,8 +2,7 @@
 """Times whole calls of psa on a GPU beside dense attention of cuDNN, in one process.
 
 For each row: cuDNN dense, FlexAttention on random 128x128 blocks of psa's density, the published
-PSA code where it computes the row (block_kv 128, with --peer), and psa. The calls of a row take
-turns, with L2 flushed before each; figures are medians of CUDA event times. Inputs are normal,
+PSA code where it computes the row (with --peer), and psa. The calls of a row take turns, with L2 flushed before each; figures are medians of CUDA event times. Inputs are normal,
 structured (near tokens of the grid attend to each other), or recorded (two heads of models/shapes,
 repeated so that they fill a GPU). The last two carry their relative L2 error against dense.
 
@@ -60,7 +59,11 @@ ROWS = (
      quota(.10, .15, .15, .35, block=(128, 64)), 5.0),
     ("wan-720p threshold", WAN720, "structured",
      threshold(.4, .5, .6, .8, importance="sampled_max", samples_q=16, samples_kv=16), 8.0),
+    ("wan-720p sampled, blocks of 32", WAN720, "normal",
+     quota(.05, .10, .15, .25, block=(128, 32), importance="sampled_max"), None),
     ("wan-480p quota", WAN480, "normal", quota(.05, .10, .15, .25), 6.2),
+    ("wan-480p sampled, blocks of 32", WAN480, "normal",
+     quota(.05, .10, .15, .25, block=(128, 32), importance="sampled_max"), None),
     ("wan2.2-5b quota", WAN22, "normal", quota(.10, .15, .15, .35), 4.6),
     ("cogvideox-5b quota", COG, "normal", quota(.05, .15, .25, .50), 4.0),
     ("qwen2.5-vl-7b causal", QWEN, "normal",
@@ -150,7 +153,7 @@ def flex_call(q, k, v, density):
 
 def published_call(q, k, v, config):
     """The published Triton code with the same rule; None where it does not compute the row."""
-    if "block" in config or "budget" not in config:
+    if "budget" not in config:
         return None
     if config.get("causal"):
         from PSA_casual.kernels.psa_kernel_causal import sparse_attention_factory
@@ -164,7 +167,8 @@ def published_call(q, k, v, config):
     ratios = {factor: (cuts[i], cuts[i + 1]) for i, factor in enumerate((1, 2, 4, 8))}
     ratios[0] = (cuts[-1], 1.0)
     mode = "topk" if config["rule"] == "quota" else "thresholdbound"
-    attention = PSAAttention(PSAConfig(block_n=128, mask_mode=mode, mask_ratios=ratios))
+    block_n = config.get("block", (128, 128))[1]
+    attention = PSAAttention(PSAConfig(block_n=block_n, mask_mode=mode, mask_ratios=ratios))
     return lambda: attention(q, k, v)
 
 

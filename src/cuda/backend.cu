@@ -120,14 +120,16 @@ const char* why_not_sm90a(const core::Geometry& g, Device device) {
 
 // ---- the tables --------------------------------------------------------------------------------
 
+template <std::size_t (*kImportanceScratch)(const core::Geometry&)>
 std::size_t scratch_bytes(const core::Geometry& g) {
-  return std::max({importance_scratch(g), levels_scratch(g), attention_scratch(g)});
+  return std::max({kImportanceScratch(g), levels_scratch(g), attention_scratch(g)});
 }
 
 std::size_t no_bytes(const core::Geometry& /*geometry*/) { return 0; }
 
 constexpr core::Backend make_table(
     const char* isa, const char* (*why_not)(const core::Geometry&, Device),
+    std::size_t (*scratch)(const core::Geometry&),
     void (*importance)(const StageContext&, const core::ImportanceParams&),
     void (*attention)(const StageContext&, const core::AttentionParams&)) {
   return {.name = "cuda",
@@ -135,7 +137,7 @@ constexpr core::Backend make_table(
           .memory = &kDeviceMemory,
           .why_not = why_not,
           .chunk_bytes = kChunkBytes,
-          .scratch_bytes = scratch_bytes,
+          .scratch_bytes = scratch,
           .cluster_bytes = no_bytes,
           .attention_bytes = attention_bytes,
           .cluster = nullptr,  // why_not_any
@@ -167,9 +169,10 @@ std::vector<core::BackendEntry> make_entries() {
 }  // namespace
 
 constinit const core::Backend kSm90a =
-    make_table("sm_90a", why_not_sm90a, importance_sm90, attention_sm90);
-constinit const core::Backend kSm80 =
-    make_table("sm_80", why_not_sm80, importance_sm80, attention_sm80);
+    make_table("sm_90a", why_not_sm90a, scratch_bytes<importance_scratch_sm90>, importance_sm90,
+               attention_sm90);
+constinit const core::Backend kSm80 = make_table(
+    "sm_80", why_not_sm80, scratch_bytes<importance_scratch_sm80>, importance_sm80, attention_sm80);
 
 const std::vector<core::BackendEntry>& entries() {
   static const std::vector<core::BackendEntry> all = make_entries();

@@ -27,7 +27,8 @@ void attention_sm90(const StageContext& context, const core::AttentionParams& pa
 void attention_sm80(const StageContext& context, const core::AttentionParams& params);
 
 // Bytes of scratch that a stage needs; multiples of 64.
-[[nodiscard]] std::size_t importance_scratch(const core::Geometry& geometry);
+[[nodiscard]] std::size_t importance_scratch_sm90(const core::Geometry& geometry);
+[[nodiscard]] std::size_t importance_scratch_sm80(const core::Geometry& geometry);
 [[nodiscard]] std::size_t levels_scratch(const core::Geometry& geometry);
 [[nodiscard]] std::size_t attention_scratch(const core::Geometry& geometry);
 

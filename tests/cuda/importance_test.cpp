@@ -253,6 +253,23 @@ TEST_P(CudaImportanceLarge, IsWithinBudgetWholeAndInChunks) {
 INSTANTIATE_TEST_SUITE_P(Cases, CudaImportanceLarge, ::testing::ValuesIn(large_cases()),
                          [](const auto& tested) { return std::string(tested.param.name); });
 
+class CudaImportanceInParts : public CudaTest {};
+
+/// Sampled keys of three heads, more than are copied at a time on sm_90 (importance.cu): 8 MiB
+/// each.
+TEST_F(CudaImportanceInParts, SampledKeysOfSomeHeadsAtATime) {
+  Problem problem;
+  problem.shape = large_shape(6, 3, 130, 32768, 128, DType::kBF16);
+  problem.config.samples_q = 4;
+  problem.config.samples_kv = problem.config.block_kv;
+  QkvTensors tensors = random_qkv(problem, 84);
+  tensors.kv_lengths = {30001};
+  for (const Importance importance : {Importance::kSampledMax, Importance::kSampledMass}) {
+    problem.config = with_estimator(problem.config, importance);
+    expect_importance(problem.geometry(), tensors, 1);
+  }
+}
+
 // ---- numbers at their ends ----------------------------------------------------------------------
 
 class CudaImportanceNumbers : public ::testing::TestWithParam<DType> {

@@ -2,7 +2,7 @@
 #pragma once
 
 // Probe rows and columns as boxes for the copy engine (TMA, sm_90), where they follow each other in
-// memory: groups of tokens in the tokens' own order, and pyramid rows.
+// memory: groups of tokens in the tokens' own order, pyramid rows, and copies of sampled keys.
 //
 // A head's tokens [L, D] are viewed in groups of t, so that part `u` of consecutive groups is a
 // box:

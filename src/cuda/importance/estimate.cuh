@@ -23,6 +23,9 @@ struct DeviceLimits {
 void draw_samples(const core::Geometry& geometry, const core::RowChunk& chunk,
                   std::uint8_t* q_offsets, std::uint8_t* kv_offsets, cudaStream_t stream);
 
+/// Copies the sampled keys of the launch's heads to params.sampled_keys, zeros where there is none.
+void copy_sampled_keys(const Params& params, cudaStream_t stream);
+
 /// S-9 to S-12 with `groups` groups of CTAs (kernel.cuh). Elements are those of q and k, f16 or
 /// bf16. Products by mma.sync.
 void estimate_sm80_f16(Shape shape, const DeviceLimits& limits, const Params& params,

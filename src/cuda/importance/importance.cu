@@ -9,6 +9,8 @@
 // Launches, in stream order:
 //
 //   sampled_*     draw_samples     a CTA per head: its offsets (S-9)
+//                 copy_keys        on sm_90 the sampled keys of some heads, side by side; then the
+//                                  estimate of these heads, and so on
 //   estimators    estimate_kernel  persistent CTAs, one item of query blocks at a time, multiplied
 //                                  by wgmma or mma.sync (kernel.cuh)
 //                 stream_kernel    on sm_90 in its place where the antidiagonal takes q and k as
@@ -16,14 +18,14 @@
 //   user_scores   hide_kernel      a CTA per row of scores (S-8)
 //   sharing       share_kernel     a CTA per row of a KV group (S-13)
 //
-// Nothing is copied but what a tile of products needs, into shared memory: q and k are read where
-// they lie, in their orders, K once for all heads of its group where L2 keeps it.
+// Nothing else is copied but what a tile of products needs, into shared memory: q and k are read
+// where they lie, in their orders, K once for all heads of its group where L2 keeps it.
 //
 // Cost, in multiply-adds per logit: D for the samples, Lq·Lkv/16 logits by default; t·D for the
 // antidiagonal, Lq·Lkv/t²; 3·D (bf16) or 2·D (f16) for sub-blocks, Lq·Lkv/g², whose queries are
 // floats.
-// Scratch: a slab of rows x Nk floats for each CTA that runs, see slab_groups(), and 128 bytes per
-// head for the samples.
+// Scratch: a slab of rows x Nk floats for each group of CTAs that runs, see lay_out(); 128 bytes
+// per head for the samples, and copies of the sampled keys.
 
 #include <algorithm>
 #include <bit>
@@ -57,6 +59,9 @@ constexpr index_t kResidentHeadDim = 128;
 constexpr int kStreamedBytes = 110 << 10;
 /// Part of the workspace that slabs may take: this, and a tenth of K and V.
 constexpr index_t kSlabBytes = index_t{32} << 20;
+/// Part of that which copies of sampled keys may take: all heads of 12 with 75,600 tokens would
+/// take 58 MB.
+constexpr index_t kSampledBytes = index_t{16} << 20;
 
 DeviceLimits device_limits() {
   int device = 0;
@@ -121,37 +126,67 @@ index_t slab_width(const Geometry& g) {
   return tiles * kTileColumns >> std::min(log2, estimation::kMaxLog2Piece);
 }
 
-/// Groups of CTAs that get a slab, and so can run. As many as the device runs at a time and a call
-/// has items for, unless the slabs would take too much of the workspace: 40 MB for pooled_lse and
-/// 80 MB for samples with 12 heads of 75,600 tokens on an H100.
-index_t slab_groups(const Geometry& g, const TileSize& tile, const DeviceLimits& limits) {
+/// Bytes of the sampled keys of a head.
+index_t sampled_bytes(const Geometry& g) {
+  const index_t columns = g.num_kv_blocks << log2_columns(g.config);
+  return columns * g.shape.head_dim * static_cast<index_t>(size_of(g.shape.dtype_kv));
+}
+
+/// KV heads whose sampled keys are copied at a time: in as few parts as fit, one at least.
+index_t sampled_heads(const Geometry& g) {
+  const index_t most = std::max<index_t>(1, kSampledBytes / sampled_bytes(g));
+  const index_t heads = g.shape.batch * g.shape.heads_kv;
+  return semantics::ceil_div(heads, semantics::ceil_div(heads, most));
+}
+
+/// What a kind of device makes of an estimate.
+struct Layout {
+  Shape shape;
+  index_t groups;         // of CTAs that get a slab, and so can run
+  index_t sampled_heads;  // KV heads whose sampled keys are copied at a time; 0: none are
+};
+
+/// As many slabs as the device runs groups at a time and a call has items for, unless they would
+/// take too much of the workspace: 40 MB for pooled_lse with 12 heads of 75,600 tokens on an H100.
+Layout lay_out(const Geometry& g, const DeviceLimits& limits, bool takes_boxes) {
   const ProblemShape& s = g.shape;
+  Layout layout{.shape = choose_shape(g, limits), .groups = 1, .sampled_heads = 0};
+  const TileSize tile = estimation::tile_size(layout.shape);
+  const bool copies_keys = takes_boxes && layout.shape == Shape::kTokens;
+  if (copies_keys) layout.sampled_heads = sampled_heads(g);
   const index_t kv_bytes =
       2 * s.batch * s.heads_kv * s.len_kv * s.head_dim * static_cast<index_t>(size_of(s.dtype_kv));
   const auto slab_bytes = static_cast<index_t>(sizeof(float)) * tile.rows * slab_width(g);
-  const index_t affordable = (kSlabBytes + kv_bytes / 10) / slab_bytes;
-  const index_t running = static_cast<index_t>(limits.sms) * tile.ctas_per_sm;
+  const index_t copied = copies_keys ? layout.sampled_heads * sampled_bytes(g) : 0;
+  const index_t room = std::max<index_t>(0, kSlabBytes + kv_bytes / 10 - copied);
+  const index_t ctas = copies_keys ? estimation::sm90_group_ctas(layout.shape) : 1;
+  const index_t running =
+      semantics::ceil_div(static_cast<index_t>(limits.sms) * tile.ctas_per_sm, ctas);
   const index_t items =
       s.batch * s.heads_q * semantics::ceil_div(g.num_q_blocks, blocks_per_item(g, tile));
-  return std::max<index_t>(1, std::min({affordable, running, items}));
+  layout.groups = std::max<index_t>(1, std::min({room / slab_bytes, running, items}));
+  return layout;
 }
 
 struct EstimateScratch {
   float* slab;
   std::uint8_t* q_offsets;
   std::uint8_t* kv_offsets;
+  estimation::Bits* sampled_keys;
 };
 
-EstimateScratch carve(core::Ledger& ledger, const Geometry& g, const TileSize& tile,
-                      index_t groups) {
+EstimateScratch carve(core::Ledger& ledger, const Geometry& g, const Layout& layout) {
   const auto offsets = [&](index_t heads) {
     const index_t bytes = takes_samples(g.config) ? heads * estimation::kMaxBlock : 0;
     return ledger.take<std::uint8_t>(static_cast<std::size_t>(bytes));
   };
+  const int rows = estimation::tile_size(layout.shape).rows;
   EstimateScratch scratch{};
-  scratch.slab = ledger.take<float>(static_cast<std::size_t>(groups * tile.rows * slab_width(g)));
+  scratch.slab = ledger.take<float>(static_cast<std::size_t>(layout.groups * rows * slab_width(g)));
   scratch.q_offsets = offsets(g.shape.batch * g.shape.heads_q);
   scratch.kv_offsets = offsets(g.shape.batch * g.shape.heads_kv);
+  scratch.sampled_keys = reinterpret_cast<estimation::Bits*>(
+      ledger.take<std::byte>(static_cast<std::size_t>(layout.sampled_heads * sampled_bytes(g))));
   return scratch;
 }
 
@@ -207,7 +242,6 @@ void set_inputs(const Geometry& g, const ImportanceParams& call, Params& p) {
   p.estimator = g.config.importance;
   p.is_causal = g.config.causal;
   p.batch_begin = static_cast<int>(call.chunk.batch_begin);
-  p.heads = static_cast<int>(call.chunk.batches() * g.shape.heads_q);
   p.heads_q = static_cast<int>(g.shape.heads_q);
   p.heads_per_kv = static_cast<int>(g.heads_per_kv());
   p.len_q = static_cast<int>(g.shape.len_q);
@@ -222,11 +256,28 @@ void set_inputs(const Geometry& g, const ImportanceParams& call, Params& p) {
   p.importance = call.importance;
 }
 
-/// Where probes lie as the copy engine takes them: in the tokens' own order, every token real.
-ProbeBoxes make_boxes(const Geometry& g, const ImportanceParams& call, Shape shape) {
+/// The copies of sampled keys as a tensor of one batch element.
+TensorView sampled_keys(const Geometry& g, const Params& p) {
+  const index_t columns = g.num_kv_blocks << p.log2_columns;
+  const index_t d = g.shape.head_dim;
+  const index_t heads = p.heads / p.heads_per_kv;
+  return {.data = p.sampled_keys,
+          .dtype = g.shape.dtype_kv,
+          .device = {},
+          .shape = {1, heads, columns, d},
+          .stride = {heads * columns * d, columns * d, d, 1}};
+}
+
+/// Where probes lie as the copy engine takes them: side by side, or in the tokens' own order, every
+/// token real.
+ProbeBoxes make_boxes(const Geometry& g, const ImportanceParams& call, Shape shape,
+                      const Params& p) {
   ProbeBoxes boxes{};
   if (shape == Shape::kMeans) {
     boxes.in_use = make_probe_maps(pooled_keys(g, call.pyramid), 1, kTileColumns, boxes.columns);
+  } else if (shape == Shape::kTokens) {
+    boxes.in_use = make_probe_maps(sampled_keys(g, p), 1, kTileColumns, boxes.columns);
+    if (!boxes.in_use) throw Error(Status::kInternal, "sampled keys have no tensor map");
   } else if (shape == Shape::kStreamed && call.inputs.q_order.index == nullptr &&
              call.inputs.kv_order.index == nullptr && call.inputs.kv_lengths == nullptr) {
     const int group = g.config.antidiagonal_stride;
@@ -247,29 +298,42 @@ void estimate(const StageContext& context, const ImportanceParams& call, const E
               cudaStream_t stream) {
   const Geometry& g = context.geometry;
   const DeviceLimits limits = device_limits();
-  const Shape shape = choose_shape(g, limits);
-  const TileSize tile = estimation::tile_size(shape);
-  const index_t most_groups = slab_groups(g, tile, limits);
+  const Layout layout = lay_out(g, limits, estimates.take_boxes);
   core::Ledger ledger(context.scratch, kScratchAlignment);
-  const EstimateScratch scratch = carve(ledger, g, tile, most_groups);
+  const EstimateScratch scratch = carve(ledger, g, layout);
   Params p{};
   set_inputs(g, call, p);
   set_probes(g, p);
-  if (estimates.take_boxes) p.boxes = make_boxes(g, call, shape);
   p.q_offsets = scratch.q_offsets;
   p.kv_offsets = scratch.kv_offsets;
+  p.sampled_keys = layout.sampled_heads > 0 ? scratch.sampled_keys : nullptr;
   p.slab = scratch.slab;
   p.slab_width = static_cast<int>(slab_width(g));
-  p.blocks_per_item = blocks_per_item(g, tile);
+  p.blocks_per_item = blocks_per_item(g, estimation::tile_size(layout.shape));
   p.items_per_head =
       static_cast<int>(semantics::ceil_div(call.chunk.q_blocks(), p.blocks_per_item));
-  p.items = index_t{p.heads} * p.items_per_head;
   if (takes_samples(g.config)) {
     estimation::draw_samples(g, call.chunk, scratch.q_offsets, scratch.kv_offsets, stream);
   }
-  const auto groups = static_cast<unsigned int>(std::min(most_groups, p.items));
   const bool is_f16 = g.shape.dtype_kv == DType::kF16;
-  (is_f16 ? estimates.of_f16 : estimates.of_bf16)(shape, limits, p, groups, stream);
+  const index_t kv_heads = call.chunk.batches() * g.shape.heads_kv;
+  const index_t at_a_time = layout.sampled_heads > 0 ? layout.sampled_heads : kv_heads;
+  for (index_t done = 0; done < kv_heads; done += at_a_time) {
+    p.first_head = static_cast<int>(done * g.heads_per_kv());
+    p.heads = static_cast<int>(std::min(at_a_time, kv_heads - done) * g.heads_per_kv());
+    p.items = index_t{p.heads} * p.items_per_head;
+    if (p.sampled_keys != nullptr) estimation::copy_sampled_keys(p, stream);
+    if (estimates.take_boxes) p.boxes = make_boxes(g, call, layout.shape, p);
+    const auto groups = static_cast<unsigned int>(std::min(layout.groups, p.items));
+    (is_f16 ? estimates.of_f16 : estimates.of_bf16)(layout.shape, limits, p, groups, stream);
+  }
+}
+
+std::size_t scratch_bytes(const Geometry& geometry, bool takes_boxes) {
+  if (geometry.config.importance == Importance::kUserScores) return 0;
+  core::Ledger ledger(nullptr, kScratchAlignment);
+  carve(ledger, geometry, lay_out(geometry, device_limits(), takes_boxes));
+  return ledger.bytes();
 }
 
 void importance(const StageContext& context, const ImportanceParams& params,
@@ -300,13 +364,12 @@ void importance_sm80(const StageContext& context, const ImportanceParams& params
               /*take_boxes=*/false});
 }
 
-std::size_t importance_scratch(const Geometry& geometry) {
-  if (geometry.config.importance == Importance::kUserScores) return 0;
-  const DeviceLimits limits = device_limits();
-  const TileSize tile = estimation::tile_size(choose_shape(geometry, limits));
-  core::Ledger ledger(nullptr, kScratchAlignment);
-  carve(ledger, geometry, tile, slab_groups(geometry, tile, limits));
-  return ledger.bytes();
+std::size_t importance_scratch_sm90(const Geometry& geometry) {
+  return scratch_bytes(geometry, /*takes_boxes=*/true);
+}
+
+std::size_t importance_scratch_sm80(const Geometry& geometry) {
+  return scratch_bytes(geometry, /*takes_boxes=*/false);
 }
 
 }  // namespace psa::cuda

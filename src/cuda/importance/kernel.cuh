@@ -13,9 +13,10 @@
 //           barrier ──► each warp: importance of its KV blocks, from the slab
 //
 // A group of CTAs shares items: its CTAs take tiles of columns in turns, and in the end query
-// blocks. Elsewhere a group is one CTA; on sm_90 it is a cluster where rows are streamed, so that
-// all but one of its CTAs find them in L2, or get them from each other (stream_sm90.cuh). Without,
-// 132 CTAs stream 132 MB of rows at a time, and DRAM was the bound.
+// blocks. Elsewhere a group is one CTA; on sm_90 it is a cluster where slabs are large
+// (sm90_group_ctas()), and where rows are streamed, so that all but one of its CTAs find them in
+// L2, or get them from each other (stream_sm90.cuh). Without, 132 CTAs stream 132 MB of rows at a
+// time, and DRAM was the bound.
 //
 // A tile is `parts` x `chunks` pieces of 64 channels. Chunks pass through a ring of stages in
 // shared memory; all warps multiply. What they multiply with is a class of its own:
@@ -23,10 +24,10 @@
 //   MultiplierSm80  mma.sync (multiply_sm80.cuh): products are there when multiply() returns
 //   MultiplierSm90  wgmma (multiply_sm90.cuh): they come while the warps go on to the next chunk
 //
-// Where the probes follow each other in memory, sm_90 copies a chunk's columns as a box
-// (boxes.cuh): one thread starts it and a barrier tells of its end. Otherwise all threads copy row
-// by row. Where rows are streamed as boxes, too, a kernel of its own brings and multiplies the
-// chunks: stream_sm90.cuh. What follows is the one of this file.
+// Where the probes follow each other in memory, as copies of sampled keys do, sm_90 copies a
+// chunk's columns as a box (boxes.cuh): one thread starts it and a barrier tells of its end.
+// Otherwise all threads copy row by row. Where rows are streamed as boxes, too, a kernel of its own
+// brings and multiplies the chunks: stream_sm90.cuh. What follows is the one of this file.
 //
 // Chunk n, with s stages of which the products hold h (1 or 2: those of chunk n, and of n - 1):
 //
@@ -74,7 +75,7 @@ namespace psa::cuda::estimation {
 ///
 ///   kThreads, kHalves, kEighths
 ///   kGroupCtas             CTAs that share an item, as a cluster if more than one
-///   kTakesBoxes            whether chunks may come as boxes (streamed rows: to stream_sm90.cuh)
+///   kBoxes                 whether chunks come as boxes (streamed rows: to stream_sm90.cuh)
 ///   kHeldChunks            slots of the ring that are still read when a chunk has been multiplied
 ///   lane_row(eighth)       the lane's row; first_column(half)
 ///   at(half, eighth, i)    product with column 8·(i / 2) + 2·(lane % 4) + i % 2 of the half
@@ -152,11 +153,8 @@ struct Work {
 
 template <typename V>
 __device__ inline bool takes_boxes(const Params& p) {
-  if constexpr (V::Products::kTakesBoxes) {
-    return p.boxes.in_use;
-  } else {
-    return false;
-  }
+  return V::Products::kBoxes == Boxes::kAlways ||
+         (V::Products::kBoxes == Boxes::kWhereInUse && p.boxes.in_use);
 }
 
 /// Place of a chunk in the sweep over the CTA's tiles.
@@ -258,11 +256,15 @@ __device__ inline void copy_boxes(const Work<V>& w, const Cursor& at) {
   const Params& p = w.p;
   const Item& item = w.lists.item;
   const int channel = at.chunk * kChunkChannels;
+  // Sampled keys lie by head of the launch.
+  const bool is_sampled = V::kStays && !V::kTakesMeans;
+  const int head = is_sampled ? (item.head - p.first_head) / p.heads_per_kv : item.head_kv;
+  const int batch = is_sampled ? 0 : item.batch;
   Barrier* arrived = &w.lists.arrived[at.slot];
   expect_bytes(arrived, static_cast<std::uint32_t>(SharedLayout<V>::kStageBytes));
   arrive(arrived);
-  p.boxes.columns.copy(w.stage(at.slot), channel, at.part, w.tile_at(at.tile) * kTileColumns,
-                       item.head_kv, item.batch, arrived);
+  p.boxes.columns.copy(w.stage(at.slot), channel, at.part, w.tile_at(at.tile) * kTileColumns, head,
+                       batch, arrived);
   if constexpr (!V::kStays) {
     const auto token = static_cast<int>(semantics::antidiagonal_query_offset(at.part, p.parts));
     p.boxes.rows.copy(w.stage(at.slot) + SharedLayout<V>::kColumnBytes, channel, token,
@@ -394,12 +396,18 @@ __device__ inline int chunks_ahead(const Params& p) {
   return p.stages - V::Products::kHeldChunks;
 }
 
+/// Waits for the box that `slot` gets.
+template <typename V>
+__device__ inline void wait_box(Work<V>& w, int slot) {
+  wait(&w.lists.arrived[slot], w.phases >> slot & 1U);
+  w.phases ^= 1U << slot;
+}
+
 /// Waits for the chunk at `slot`, the oldest of the `ahead` under way.
 template <typename V>
 __device__ inline void wait_chunk(Work<V>& w, int slot, int ahead) {
   if (takes_boxes<V>(w.p)) {
-    wait(&w.lists.arrived[slot], w.phases >> slot & 1U);
-    w.phases ^= 1U << slot;
+    wait_box(w, slot);
   } else if (ahead == 1) {
     wait_copies<0>();
   } else if (ahead == 2) {
@@ -467,6 +475,60 @@ __device__ __forceinline__ void sweep_tiles(Work<V>& w) {
     reduce_tile<V>(w, w.tile_at(tile), rules, products);
   }
   wait_copies<0>();
+}
+
+/// The same where all columns come as boxes: a barrier for each tile, behind which the next boxes
+/// may come.
+template <typename V>
+__device__ __forceinline__ void sweep_boxes(Work<V>& w) {
+  static_assert(V::kStays && V::Products::kBoxes == Boxes::kAlways);
+  const Params& p = w.p;
+  const int tiles = w.tiles();
+  const int ahead = p.stages / p.chunks;  // tiles
+  const auto copy_tile = [&](int tile, int slot) {
+    if (warp_id() != 0 || tile >= tiles || !elect_one()) return;
+    for (int chunk = 0; chunk < p.chunks; ++chunk) {
+      copy_boxes(w, {.tile = tile, .part = 0, .chunk = chunk, .slot = slot + chunk});
+    }
+  };
+  for (int tile = 0; tile < ahead; ++tile) copy_tile(tile, tile * p.chunks);
+  fetch_rows(w);
+  commit_copies();
+  wait_copies<0>();
+  V::Products::publish_operands();
+  __syncthreads();
+  const int alike = tiles_alike(p, w.lists.item);
+  bool may_hide = list_rules(w, 0);
+  int slot = 0;
+  for (int tile = 0; tile < tiles; ++tile) {
+    typename V::Products products;
+    for (int chunk = 0; chunk < p.chunks; ++chunk) {
+      const int of_ring = slot + chunk;
+      wait_box(w, of_ring);
+      products.multiply(operands_of(w, {.tile = tile, .part = 0, .chunk = chunk, .slot = of_ring}),
+                        chunk == 0);
+    }
+    products.await_all();
+    const bool has_hidden = __syncthreads_or(may_hide) != 0;
+    copy_tile(tile + ahead, slot);
+    slot = slot + 2 * p.chunks > p.stages ? 0 : slot + p.chunks;
+    // Both lists have the rules of a tile like any other, once they have been written.
+    if (tile + 1 < tiles) {
+      may_hide = (tile < 1 || w.tile_at(tile + 1) >= alike) && list_rules(w, tile + 1);
+    }
+    const ColumnRule* rules = w.lists.rules[tile % 2];
+    if (has_hidden) hide_columns<V>(w, rules, products);
+    reduce_tile<V>(w, w.tile_at(tile), rules, products);
+  }
+}
+
+template <typename V>
+__device__ __forceinline__ void sweep(Work<V>& w) {
+  if constexpr (V::Products::kBoxes == Boxes::kAlways) {
+    sweep_boxes(w);
+  } else {
+    sweep_tiles(w);
+  }
 }
 
 /// Query blocks of the item that the CTA writes the importance of.
@@ -561,7 +623,7 @@ __global__ void __launch_bounds__(V::kThreads, V::kCtasPerSm)
     __syncthreads();
     list_rows(work);
     __syncthreads();
-    if (work.tiles() > 0) sweep_tiles(work);
+    if (work.tiles() > 0) sweep(work);
     sync_group<V>();  // all pieces are in the slab
     const Range blocks = own_blocks(work);
     list_references(work, blocks);

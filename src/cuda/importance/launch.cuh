@@ -45,7 +45,7 @@ void launch_stream(const DeviceLimits& limits, Params params, unsigned int group
 template <typename V>
 void launch_variant(const DeviceLimits& limits, Params params, unsigned int groups,
                     cudaStream_t stream) {
-  if constexpr (V::Products::kTakesBoxes && !V::kStays) {
+  if constexpr (V::Products::kBoxes == Boxes::kWhereInUse && !V::kStays) {
     if (params.boxes.in_use) {
       return launch_stream<typename V::Element>(limits, params, groups, stream);
     }

@@ -38,7 +38,7 @@ class MultiplierSm80::Products {
   static constexpr int kEighths = 2 * kRowTiles;
   static constexpr int kGroupCtas = 1;
   static constexpr int kHeldChunks = 1;
-  static constexpr bool kTakesBoxes = false;
+  static constexpr Boxes kBoxes = Boxes::kNever;
 
   [[nodiscard]] __device__ static int lane_row(int eighth) {
     return warp_id() / 2 * kWarpRows + 8 * eighth + lane_id() / 4;

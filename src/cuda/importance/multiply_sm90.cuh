@@ -45,9 +45,9 @@ class MultiplierSm90::Products {
   static constexpr int kThreads = tile_size(kShape).rows / kGroupRows * kGroupsAbreast * 128;
   static constexpr int kHalves = kGroupColumns / kWarpColumns;
   static constexpr int kEighths = 2 * kRowTiles;
-  static constexpr int kGroupCtas = kShape == Shape::kStreamed ? 2 : 1;
+  static constexpr int kGroupCtas = sm90_group_ctas(kShape);
   static constexpr int kHeldChunks = 2;
-  static constexpr bool kTakesBoxes = kShape == Shape::kMeans || kShape == Shape::kStreamed;
+  static constexpr Boxes kBoxes = kShape == Shape::kTokens ? Boxes::kAlways : Boxes::kWhereInUse;
 
   [[nodiscard]] __device__ static int lane_row(int eighth) {
     return warp_id() / 4 / kGroupsAbreast * kGroupRows + eighth / 2 * 64 + warp_id() % 4 * 16 +

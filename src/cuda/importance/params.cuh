@@ -56,6 +56,17 @@ struct TileSize {
   return {.rows = 128, .ctas_per_sm = 1};
 }
 
+/// CTAs that share an item and its slab on sm_90 (kernel.cuh). Slabs of kTokens are large: with
+/// 12 heads of 75,600 tokens in blocks of 32 a CTA of its own slab would leave half of the SMs
+/// idle.
+[[nodiscard]] constexpr int sm90_group_ctas(Shape shape) {
+  if (shape == Shape::kTokens) return 4;
+  return shape == Shape::kStreamed ? 2 : 1;
+}
+
+/// Whether chunks of columns come as boxes (boxes.cuh).
+enum class Boxes : std::uint8_t { kNever, kWhereInUse, kAlways };
+
 [[nodiscard]] constexpr bool takes_means(Shape shape) {
   return shape == Shape::kMeans || shape == Shape::kWideMeans;
 }
@@ -65,7 +76,7 @@ struct TileSize {
   return shape != Shape::kStreamed && shape != Shape::kStreamedSmall;
 }
 
-/// One call: the query blocks of a chunk, all heads of its batch elements.
+/// One launch: the query blocks of a chunk, for heads of its batch elements.
 struct Params {
   KvRows<Bits> q;  // [B, Hq, Lq, D]
   KvRows<Bits> k;  // [B, Hkv, Lk, D]; pooled_lse: the rows of its level, [B, Hkv, rows, D]
@@ -73,7 +84,8 @@ struct Params {
 
   Importance estimator;
   bool is_causal;
-  int batch_begin, heads;  // of the chunk: its first element, and the query heads of all
+  int batch_begin;        // first element of the chunk
+  int first_head, heads;  // query heads of the launch, among those of all elements of the chunk
   int heads_q, heads_per_kv;
   int len_q, len_kv, head_dim;
   int block_q, block_kv, num_kv_blocks;
@@ -84,10 +96,11 @@ struct Params {
   int group_tokens;                // S-11, S-12; 1 for samples
   const std::uint8_t* q_offsets;   // S-9: [batch elements, Hq, kMaxBlock] or null
   const std::uint8_t* kv_offsets;  // [batch elements, Hkv, kMaxBlock] or null
-  int rows_per_block;              // of q
-  int columns_per_block;           // of k
-  int log2_columns;                // the same, rounded up to a power of two
-  float scale_log2;                // logits are taken in log2 units
+  Bits* sampled_keys;     // [KV heads of the launch, Nk << log2_columns, D] where they are copied
+  int rows_per_block;     // of q
+  int columns_per_block;  // of k
+  int log2_columns;       // the same, rounded up to a power of two
+  float scale_log2;       // logits are taken in log2 units
   float bias_log2[kMaxBlock + 1];  // of a column that stands for so many tokens
 
   // The dot products: `parts` tokens of head_dim channels, each in `chunks` pieces.

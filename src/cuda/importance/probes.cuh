@@ -56,10 +56,10 @@ __device__ inline Item item_at(const Params& p, index_t index) {
   Item item{};
   index_t place = 0;  // among the items of the head
   if (p.is_causal) {
-    item.head = static_cast<int>(index % p.heads);
+    item.head = p.first_head + static_cast<int>(index % p.heads);
     place = p.items_per_head - 1 - index / p.heads;
   } else {
-    item.head = static_cast<int>(index / p.items_per_head);
+    item.head = p.first_head + static_cast<int>(index / p.items_per_head);
     place = index % p.items_per_head;
   }
   item.batch = p.batch_begin + item.head / p.heads_q;
@@ -171,6 +171,12 @@ __device__ inline ColumnRule column_rule(const Params& p, const Item& item, int 
   }
   const bool by_last = p.estimator == Importance::kPooledLse;
   return {p.bias_log2[weight], static_cast<int>(by_last ? keys.end - 1 : keys.begin)};
+}
+
+/// Tiles, from the first one on, whose columns all have the same bias and are hidden from no row.
+__device__ inline int tiles_alike(const Params& p, const Item& item) {
+  if (p.is_causal || p.columns_per_block != 1 << p.log2_columns) return 0;
+  return item.key_count / p.block_kv / p.blocks_per_tile();
 }
 
 }  // namespace psa::cuda::estimation
