@@ -222,6 +222,13 @@ __device__ inline bool list_rules(const Work<V>& w, int n) {
   return rule.hides_from(w.p.is_causal, w.lists.item.first_position);
 }
 
+/// The same where the rules differ from those that the list has: both lists have been written, and
+/// tiles before `alike` have the same rules.
+template <typename V>
+__device__ inline bool renew_rules(const Work<V>& w, int n, int alike) {
+  return (n < 2 || w.tile_at(n) >= alike) && list_rules(w, n);
+}
+
 /// Lists the item's rows.
 template <typename V>
 __device__ inline void list_rows(const Work<V>& w) {
@@ -444,6 +451,7 @@ __device__ __forceinline__ void sweep_tiles(Work<V>& w) {
   fetch_rows(w);
   fill_ring(w, left, ahead, load);
   left -= ahead;
+  const int alike = tiles_alike(p, w.lists.item);
   bool may_hide = list_rules(w, 0);
   Cursor at;
   for (int tile = 0; tile < tiles; ++tile) {
@@ -469,7 +477,7 @@ __device__ __forceinline__ void sweep_tiles(Work<V>& w) {
       at.advance(p);
     }
     products.await_all();
-    if (tile + 1 < tiles) may_hide = list_rules(w, tile + 1);
+    if (tile + 1 < tiles) may_hide = renew_rules(w, tile + 1, alike);
     const ColumnRule* rules = w.lists.rules[tile % 2];
     if (has_hidden) hide_columns<V>(w, rules, products);
     reduce_tile<V>(w, w.tile_at(tile), rules, products);
@@ -512,10 +520,7 @@ __device__ __forceinline__ void sweep_boxes(Work<V>& w) {
     const bool has_hidden = __syncthreads_or(may_hide) != 0;
     copy_tile(tile + ahead, slot);
     slot = slot + 2 * p.chunks > p.stages ? 0 : slot + p.chunks;
-    // Both lists have the rules of a tile like any other, once they have been written.
-    if (tile + 1 < tiles) {
-      may_hide = (tile < 1 || w.tile_at(tile + 1) >= alike) && list_rules(w, tile + 1);
-    }
+    if (tile + 1 < tiles) may_hide = renew_rules(w, tile + 1, alike);
     const ColumnRule* rules = w.lists.rules[tile % 2];
     if (has_hidden) hide_columns<V>(w, rules, products);
     reduce_tile<V>(w, w.tile_at(tile), rules, products);
