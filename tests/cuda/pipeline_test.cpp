@@ -292,9 +292,10 @@ TEST_P(CudaPipeline, S19CopiesOfSomeHeadsAtATimeGiveTheBitsOfOrderedTokens) {
   expect_bits_of_ordered_tokens(problem);
 }
 
-/// Where the keys of the first three heads would lie, in front of the copies of the others, nothing
-/// is mapped: less of the workspace is there. Rows read 3 of 192 blocks, so that their second tile
-/// ends in a box outside of the keys, for which the copy engine touches the map's first address.
+/// The keys of the first three heads would lie in front of the copies of the others, further than
+/// the workspace reaches: nothing is mapped there. Rows read 3 of 192 blocks, so that their second
+/// tile ends in a box outside of the keys, for which the copy engine touches the first address of
+/// its map.
 TEST_P(CudaPipeline, S19CopiesOfSomeHeadsAreReadFromTheirMemoryAlone) {
   Problem problem = typed(copied_in_parts(0));
   problem.shape.heads_q = problem.shape.heads_kv;
