@@ -2,9 +2,10 @@
 """Times whole calls of psa on a GPU beside dense attention of cuDNN, in one process.
 
 For each row: cuDNN dense, FlexAttention on random 128x128 blocks of psa's density, the published
-PSA code where it computes the row (with --peer), and psa. The calls of a row take turns, with L2 flushed before each; figures are medians of CUDA event times. Inputs are normal,
-structured (near tokens of the grid attend to each other), or recorded (two heads of models/shapes,
-repeated so that they fill a GPU). The last two carry their relative L2 error against dense.
+PSA code where it computes the row (with --peer), and psa. The calls of a row take turns, with L2
+flushed before each; figures are medians of CUDA event times. Inputs are normal, structured (near
+tokens of the grid attend to each other), or recorded (two heads of models/shapes, repeated so that
+they fill a GPU). The last two carry their relative L2 error against dense.
 
   python bench/cuda/whole_call.py --library build/cuda-release/src/libpsa.so --json out.json
   --peer DIR: a folder with psa_triton/ and PSA_casual/ of the published repository.

@@ -117,19 +117,20 @@ int log2_columns(const Config& config) {
   return std::bit_width(static_cast<unsigned>(probe_counts(config).columns_per_block) - 1U);
 }
 
+/// Columns of a head, the last ones of a block included that its probes do not fill.
+index_t columns_per_head(const Geometry& g) { return g.num_kv_blocks << log2_columns(g.config); }
+
 // ---- scratch ------------------------------------------------------------------------------------
 
 /// Floats of a row of the slab: one per piece of every column tile.
 index_t slab_width(const Geometry& g) {
-  const int log2 = log2_columns(g.config);
-  const index_t tiles = semantics::ceil_div(g.num_kv_blocks << log2, kTileColumns);
-  return tiles * kTileColumns >> std::min(log2, estimation::kMaxLog2Piece);
+  const index_t tiles = semantics::ceil_div(columns_per_head(g), kTileColumns);
+  return tiles * kTileColumns >> std::min(log2_columns(g.config), estimation::kMaxLog2Piece);
 }
 
 /// Bytes of the sampled keys of a head.
 index_t sampled_bytes(const Geometry& g) {
-  const index_t columns = g.num_kv_blocks << log2_columns(g.config);
-  return columns * g.shape.head_dim * static_cast<index_t>(size_of(g.shape.dtype_kv));
+  return columns_per_head(g) * g.shape.head_dim * static_cast<index_t>(size_of(g.shape.dtype_kv));
 }
 
 /// KV heads whose sampled keys are copied at a time: in as few parts as fit, one at least.
@@ -205,17 +206,22 @@ double column_bias(const Config& config, int tokens) {
   }
 }
 
+/// Keys that were made for the estimate as a tensor [batch, heads, rows, D].
+TensorView keys_at(const Geometry& g, void* data, index_t batch, index_t heads, index_t rows) {
+  const index_t d = g.shape.head_dim;
+  return {.data = data,
+          .dtype = g.shape.dtype_kv,
+          .device = {},
+          .shape = {batch, heads, rows, d},
+          .stride = {heads * rows * d, rows * d, d, 1}};
+}
+
 /// Rows of the pyramid level whose pool factor is the sub-block of pooled_lse.
 TensorView pooled_keys(const Geometry& g, const core::KvPyramid& pyramid) {
   int code = semantics::kFinestLevel;
   while (semantics::pool_factor(code, g.config.block_kv) != g.config.pooled_tokens) ++code;
   const core::PyramidLevel& level = pyramid.at(static_cast<std::size_t>(code));
-  const index_t d = g.shape.head_dim;
-  return {.data = level.k,
-          .dtype = g.shape.dtype_kv,
-          .device = {},
-          .shape = {g.shape.batch, g.shape.heads_kv, level.rows, d},
-          .stride = {g.shape.heads_kv * level.rows * d, level.rows * d, d, 1}};
+  return keys_at(g, level.k, g.shape.batch, g.shape.heads_kv, level.rows);
 }
 
 void set_probes(const Geometry& g, Params& p) {
@@ -258,14 +264,7 @@ void set_inputs(const Geometry& g, const ImportanceParams& call, Params& p) {
 
 /// The copies of sampled keys as a tensor of one batch element.
 TensorView sampled_keys(const Geometry& g, const Params& p) {
-  const index_t columns = g.num_kv_blocks << p.log2_columns;
-  const index_t d = g.shape.head_dim;
-  const index_t heads = p.heads / p.heads_per_kv;
-  return {.data = p.sampled_keys,
-          .dtype = g.shape.dtype_kv,
-          .device = {},
-          .shape = {1, heads, columns, d},
-          .stride = {heads * columns * d, columns * d, d, 1}};
+  return keys_at(g, p.sampled_keys, 1, p.heads / p.heads_per_kv, columns_per_head(g));
 }
 
 /// Where probes lie as the copy engine takes them: side by side, or in the tokens' own order, every
