@@ -15,6 +15,9 @@
 //                                  by wgmma or mma.sync (kernel.cuh)
 //                 stream_kernel    on sm_90 in its place where the antidiagonal takes q and k as
 //                                  boxes (make_boxes(); stream_sm90.cuh)
+//                 means_kernel     on sm_90 in its place where pooled_lse takes pooled keys as
+//                 boxes
+//                                  and rows of q are aligned (means_sm90.cuh)
 //   user_scores   hide_kernel      a CTA per row of scores (S-8)
 //   sharing       share_kernel     a CTA per row of a KV group (S-13)
 //
@@ -143,7 +146,8 @@ index_t sampled_heads(const Geometry& g) {
 /// What a kind of device makes of an estimate.
 struct Layout {
   Shape shape;
-  index_t groups;         // of CTAs that get a slab, and so can run
+  index_t groups;         // of CTAs that get slabs, and so can run
+  index_t slabs;          // of a group
   index_t sampled_heads;  // KV heads whose sampled keys are copied at a time; 0: none are
 };
 
@@ -151,18 +155,20 @@ struct Layout {
 /// take too much of the workspace: 40 MB for pooled_lse with 12 heads of 75,600 tokens on an H100.
 Layout lay_out(const Geometry& g, const DeviceLimits& limits, bool takes_boxes) {
   const ProblemShape& s = g.shape;
-  Layout layout{.shape = choose_shape(g, limits), .groups = 1, .sampled_heads = 0};
+  Layout layout{.shape = choose_shape(g, limits), .groups = 1, .slabs = 1, .sampled_heads = 0};
   const TileSize tile = estimation::tile_size(layout.shape);
   const bool copies_keys = takes_boxes && layout.shape == Shape::kTokens;
   if (copies_keys) layout.sampled_heads = sampled_heads(g);
   const index_t kv_bytes =
       2 * s.batch * s.heads_kv * s.len_kv * s.head_dim * static_cast<index_t>(size_of(s.dtype_kv));
-  const auto slab_bytes = static_cast<index_t>(sizeof(float)) * tile.rows * slab_width(g);
+  if (takes_boxes && layout.shape == Shape::kMeans) layout.slabs = estimation::kMeansSlabs;
+  const auto slab_bytes =
+      static_cast<index_t>(sizeof(float)) * layout.slabs * tile.rows * slab_width(g);
   const index_t copied = copies_keys ? layout.sampled_heads * sampled_bytes(g) : 0;
   const index_t room = std::max<index_t>(0, kSlabBytes + kv_bytes / 10 - copied);
-  const index_t ctas = copies_keys ? estimation::sm90_group_ctas(layout.shape) : 1;
+  const index_t ctas = takes_boxes ? estimation::sm90_group_ctas(layout.shape) : 1;
   const index_t running =
-      semantics::ceil_div(static_cast<index_t>(limits.sms) * tile.ctas_per_sm, ctas);
+      semantics::ceil_div(static_cast<index_t>(limits.sms) * tile.ctas_per_sm, ctas * layout.slabs);
   const index_t items =
       s.batch * s.heads_q * semantics::ceil_div(g.num_q_blocks, blocks_per_item(g, tile));
   layout.groups = std::max<index_t>(1, std::min({room / slab_bytes, running, items}));
@@ -183,7 +189,8 @@ EstimateScratch carve(core::Ledger& ledger, const Geometry& g, const Layout& lay
   };
   const int rows = estimation::tile_size(layout.shape).rows;
   EstimateScratch scratch{};
-  scratch.slab = ledger.take<float>(static_cast<std::size_t>(layout.groups * rows * slab_width(g)));
+  scratch.slab = ledger.take<float>(
+      static_cast<std::size_t>(layout.groups * layout.slabs * rows * slab_width(g)));
   scratch.q_offsets = offsets(g.shape.batch * g.shape.heads_q);
   scratch.kv_offsets = offsets(g.shape.batch * g.shape.heads_kv);
   scratch.sampled_keys = reinterpret_cast<estimation::Bits*>(

@@ -26,8 +26,9 @@
 //
 // Where the probes follow each other in memory, as copies of sampled keys do, sm_90 copies a
 // chunk's columns as a box (boxes.cuh): one thread starts it and a barrier tells of its end.
-// Otherwise all threads copy row by row. Where rows are streamed as boxes, too, a kernel of its own
-// brings and multiplies the chunks: stream_sm90.cuh. What follows is the one of this file.
+// Otherwise all threads copy row by row. Two estimators have kernels of their own there, whose
+// warps have a task each: stream_sm90.cuh, where rows are streamed as boxes, too, and
+// means_sm90.cuh. What follows is the one of this file.
 //
 // Chunk n, with s stages of which the products hold h (1 or 2: those of chunk n, and of n - 1):
 //
@@ -43,7 +44,8 @@
 //
 // Shapes, for both multipliers:
 //   kTokens         128 rows, 2 CTAs per SM: one multiplies while the other reduces
-//   kMeans          64 rows: an element of q is a sum of 2 or 3 (operands.cuh); 2 CTAs per SM
+//   kMeans          64 rows: an element of q is a sum of 2 or 3 (operands.cuh); 2 CTAs per SM. On
+//                   sm_90 only where means_sm90.cuh cannot take it
 //   kWideMeans      32 rows, for what fits in the same memory with D > 128
 //   kStreamed       256 rows, 1 CTA per SM. Rows too long to stay (antidiagonal: t·D) are copied
 //                   again for every tile, by each CTA of a group; 256 x 128 reads 48 KB per

@@ -7,6 +7,7 @@
 
 #include "cuda/importance/estimate.cuh"
 #include "cuda/importance/kernel.cuh"
+#include "cuda/importance/means_sm90.cuh"
 #include "cuda/importance/stream_sm90.cuh"
 #include "cuda/launch.cuh"
 #include "psa/error.hpp"
@@ -41,6 +42,19 @@ void launch_stream(const DeviceLimits& limits, Params params, unsigned int group
                   bytes, stream, params);
 }
 
+/// Means of queries, and columns as boxes. `ctas` have kMeansSlabs slabs.
+template <typename Element>
+void launch_means(const DeviceLimits& limits, Params params, unsigned int ctas,
+                  cudaStream_t stream) {
+  const int chunks = params.chunks;
+  const int room = limits.shared_bytes_per_cta - means::shared_bytes<Element>(chunks, 0);
+  params.stages = std::min(room / (chunks * means::kBoxBytes), means::kMostSlots);
+  const auto bytes = static_cast<std::size_t>(means::shared_bytes<Element>(chunks, params.stages));
+  allow_shared_memory(means::means_kernel<Element>, bytes);
+  means::means_kernel<Element><<<ctas, means::kThreads, bytes, stream>>>(params);
+  check_launch("means_kernel");
+}
+
 /// `groups` have a slab.
 template <typename V>
 void launch_variant(const DeviceLimits& limits, Params params, unsigned int groups,
@@ -49,6 +63,12 @@ void launch_variant(const DeviceLimits& limits, Params params, unsigned int grou
     if (params.boxes.in_use) {
       return launch_stream<typename V::Element>(limits, params, groups, stream);
     }
+  }
+  if constexpr (V::Products::kBoxes == Boxes::kWhereInUse && V::kTakesMeans) {
+    if (params.boxes.in_use && params.has_aligned_rows) {
+      return launch_means<typename V::Element>(limits, params, groups, stream);
+    }
+    groups *= kMeansSlabs;
   }
   params.stages =
       stages_for(limits, V::kCtasPerSm, V::Products::kHeldChunks,

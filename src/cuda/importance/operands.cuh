@@ -130,36 +130,47 @@ __device__ inline Bits next_term(float mean, float& rest) {
   return static_cast<Bits>((signbit(mean) ? 0x8000 : 0) | 1);
 }
 
-/// Sums of 8 channels over the tokens of a row, eight loads under way at a time. Behind the last
-/// token they repeat it, so that none waits for a branch.
-template <typename Element, bool kAligned>
+/// Adds 8 channels of the tokens at [first, first + kLoads) to `sum`, or with kAll false of those
+/// before `end`: loads behind it repeat the last one, so that none waits for a branch.
+template <typename Element, bool kAligned, int kLoads, bool kAll>
+__device__ inline void add_tokens(const Params& p, const KvHead<Bits>& q, int first, int end,
+                                  int channel, float (&sum)[kThreadChannels]) {
+  int token[kLoads];
+#pragma unroll
+  for (int i = 0; i < kLoads; ++i) token[i] = kAll ? first + i : min(first + i, end - 1);
+  if (q.order != nullptr) {
+#pragma unroll
+    for (int& t : token) t = __ldg(q.order + t);
+  }
+  uint4 loaded[kLoads];
+#pragma unroll
+  for (int i = 0; i < kLoads; ++i) {
+    const Bits* from = q.data + token[i] * q.token_stride + channel;
+    loaded[i] = load_channels<kAligned>(from, p.head_dim - channel);
+  }
+#pragma unroll
+  for (int i = 0; i < kLoads; ++i) {
+    const bool exists = kAll || first + i < end;
+#pragma unroll
+    for (int c = 0; c < kThreadChannels; c += 2) {
+      const float2 pair = unpack_pair<Element>(loaded[i], c / 2);
+      sum[c] += exists ? pair.x : 0.0F;
+      sum[c + 1] += exists ? pair.y : 0.0F;
+    }
+  }
+}
+
+/// Sums of 8 channels over the tokens of a row, up to kLoads loads under way at a time.
+template <typename Element, bool kAligned, int kLoads>
 __device__ inline void sum_tokens(const Params& p, const KvHead<Bits>& q, const ProbeRow& row,
                                   int channel, float (&sum)[kThreadChannels]) {
-  constexpr int kLoads = 8;
-  for (int first = row.begin; first < row.end; first += kLoads) {
-    int token[kLoads];
-#pragma unroll
-    for (int i = 0; i < kLoads; ++i) token[i] = min(first + i, row.end - 1);
-    if (q.order != nullptr) {
-#pragma unroll
-      for (int& t : token) t = __ldg(q.order + t);
-    }
-    uint4 loaded[kLoads];
-#pragma unroll
-    for (int i = 0; i < kLoads; ++i) {
-      const Bits* from = q.data + token[i] * q.token_stride + channel;
-      loaded[i] = load_channels<kAligned>(from, p.head_dim - channel);
-    }
-#pragma unroll
-    for (int i = 0; i < kLoads; ++i) {
-      const bool exists = first + i < row.end;
-#pragma unroll
-      for (int c = 0; c < kThreadChannels; c += 2) {
-        const float2 pair = unpack_pair<Element>(loaded[i], c / 2);
-        sum[c] += exists ? pair.x : 0.0F;
-        sum[c + 1] += exists ? pair.y : 0.0F;
-      }
-    }
+  constexpr int kFewLoads = 8;
+  int first = row.begin;
+  for (; first + kLoads <= row.end; first += kLoads) {
+    add_tokens<Element, kAligned, kLoads, true>(p, q, first, row.end, channel, sum);
+  }
+  for (; first < row.end; first += kFewLoads) {
+    add_tokens<Element, kAligned, kFewLoads, false>(p, q, first, row.end, channel, sum);
   }
 }
 
@@ -178,27 +189,28 @@ __device__ inline float row_factor(const float (&mean)[kThreadChannels], int lan
 }
 
 /// Writes the means of the tokens of `rows` to `to` [kTerms, chunks, kRows, 64] and what their
-/// logits are multiplied by to `scale_log2` [kRows]. All threads.
-template <typename Element, int kRows, int kThreads>
+/// logits are multiplied by to `scale_log2` [kRows]. Thread `thread` of kThreads, which are whole
+/// warps and load kLoads tokens at a time; kIsAligned: has_aligned_rows is known to be true.
+template <typename Element, int kRows, int kThreads, int kLoads, bool kIsAligned>
 __device__ inline void store_means(const Params& p, const ProbeRow* rows, const KvHead<Bits>& q,
-                                   std::uint32_t to, float* scale_log2) {
+                                   int thread, std::uint32_t to, float* scale_log2) {
   const int pieces = p.chunks * kRowPieces;
   const int lanes = pieces <= 8 ? 8 : pieces <= 16 ? 16 : 32;  // threads of a row
-  const int lane = static_cast<int>(threadIdx.x) % lanes;
+  const int lane = thread % lanes;
   const int channel = lane * kThreadChannels;
-  for (int row = static_cast<int>(threadIdx.x) / lanes; row < kRows; row += kThreads / lanes) {
+  for (int row = thread / lanes; row < kRows; row += kThreads / lanes) {
     const ProbeRow tokens = rows[row];
     float mean[kThreadChannels] = {};
     if (channel < p.head_dim) {
-      if (p.has_aligned_rows) {
-        sum_tokens<Element, true>(p, q, tokens, channel, mean);
+      if (kIsAligned || p.has_aligned_rows) {
+        sum_tokens<Element, true, kLoads>(p, q, tokens, channel, mean);
       } else {
-        sum_tokens<Element, false>(p, q, tokens, channel, mean);
+        sum_tokens<Element, false, kLoads>(p, q, tokens, channel, mean);
       }
     }
-    const auto count = static_cast<float>(max(tokens.end - tokens.begin, 1));
+    const float share = 1.0F / static_cast<float>(max(tokens.end - tokens.begin, 1));
 #pragma unroll
-    for (int c = 0; c < kThreadChannels; ++c) mean[c] /= count;
+    for (int c = 0; c < kThreadChannels; ++c) mean[c] *= share;
     float factor = 1.0F;
     if constexpr (Split<Element>::kScales) factor = row_factor(mean, lanes);
     if (lane == 0) scale_log2[row] = p.scale_log2 / factor;

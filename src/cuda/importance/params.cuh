@@ -64,6 +64,9 @@ struct TileSize {
   return shape == Shape::kStreamed ? 2 : 1;
 }
 
+/// Slabs of a CTA of means_sm90.cuh: of the item that it works on and of the one before.
+inline constexpr int kMeansSlabs = 2;
+
 /// Whether chunks of columns come as boxes (boxes.cuh).
 enum class Boxes : std::uint8_t { kNever, kWhereInUse, kAlways };
 

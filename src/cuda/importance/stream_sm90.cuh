@@ -41,6 +41,7 @@
 #include "cuda/importance/params.cuh"
 #include "cuda/importance/pieces.cuh"
 #include "cuda/importance/probes.cuh"
+#include "cuda/importance/shares_sm90.cuh"
 
 namespace psa::cuda::estimation::stream {
 
@@ -49,8 +50,6 @@ inline constexpr int kRows = kBoxRows;  // of a CTA
 inline constexpr int kColumns = kClusterCtas * kTileColumns;
 inline constexpr int kHeldChunks = 2;  // slots that are still read when a chunk has been multiplied
 
-inline constexpr int kWarpgroupThreads = 128;
-inline constexpr int kWarpgroupRows = 64;
 inline constexpr int kConsumers = kRows / kWarpgroupRows * kWarpgroupThreads;
 inline constexpr int kConsumerWarps = kConsumers / 32;
 inline constexpr int kThreads = kConsumers + kWarpgroupThreads;  // registers move by warpgroup
@@ -87,27 +86,11 @@ struct Work {
   }
 };
 
-/// A RingIndex of as many slots as fit, which goes on from item to item.
-struct RingPlace {
-  int slot = 0;
-  std::uint32_t parity = 0;  // of the round
-
-  __device__ void advance(int stages) {
-    if (++slot < stages) return;
-    slot = 0;
-    parity ^= 1U;
-  }
-};
-
 // ---- items --------------------------------------------------------------------------------------
 
-/// What the cluster takes in a round. Back and forth: with a causal rule items get shorter, and who
-/// got the longest of one round gets the shortest of the next. estimate_kernel has these lines too:
-/// where it shared them, ptxas gave it other registers, and pooled_lse took 4 to 8 % longer.
+/// What the cluster takes in a round.
 __device__ inline index_t item_index(index_t round) {
-  const unsigned clusters = gridDim.x / kClusterCtas;
-  const unsigned cluster = blockIdx.x / kClusterCtas;
-  return round * clusters + (round % 2 == 0 ? cluster : clusters - 1 - cluster);
+  return estimation::item_index(round, blockIdx.x / kClusterCtas, gridDim.x / kClusterCtas);
 }
 
 /// The CTA's blocks of an item, and all of its tiles.
@@ -251,21 +234,6 @@ __device__ inline int seen_columns(const Params& p, const Item& item, int row) {
   return semantics::visible_groups(p.is_causal, columns, p.group_tokens, probe.position);
 }
 
-/// Of the rows of a warpgroup.
-struct SeenRange {
-  int fewest;
-  int most;
-};
-
-/// One warp.
-__device__ inline SeenRange seen_range(const int* seen) {
-  constexpr unsigned kAll = 0xFFFFFFFFU;
-  static_assert(kWarpgroupRows == 64);
-  const int a = seen[lane_id()];
-  const int b = seen[lane_id() + 32];
-  return {__reduce_min_sync(kAll, min(a, b)), __reduce_max_sync(kAll, max(a, b))};
-}
-
 /// Selects -inf where a row does not see a column, so that what the column holds does not matter.
 template <typename Element>
 __device__ __forceinline__ void hide_columns(const Work& w, int step, Products<Element>& products) {
@@ -285,64 +253,6 @@ __device__ __forceinline__ void hide_columns(const Work& w, int step, Products<E
 
 // ---- consumers: pieces --------------------------------------------------------------------------
 
-/// Largest logit of a row so far, in log2 units, and the lane's part of the sum of
-/// exp2(logit - largest).
-struct RowSum {
-  float largest = -INFINITY;
-  float sum = 0.0F;
-
-  __device__ void add(float step_largest, float step_sum) {
-    const float both = fmaxf(largest, step_largest);
-    const float reference = reference_of(both);
-    sum = sum * exp2_approx(largest - reference) + step_sum * exp2_approx(step_largest - reference);
-    largest = both;
-  }
-  /// log2 of the row's sum; kLeftOut if it sees nothing. Lanes of a row are neighbours.
-  [[nodiscard]] __device__ float reference() const {
-    float all = sum;
-    all += __shfl_xor_sync(0xFFFFFFFFU, all, 1);
-    all += __shfl_xor_sync(0xFFFFFFFFU, all, 2);
-    return largest == -INFINITY ? kLeftOut : largest + log2f(all);
-  }
-};
-
-/// Pieces of a row in a step, the first `strips` of it; adds them to `total`. What take_log_sums()
-/// does, less biases and with one reference for all columns.
-template <int kLog2Piece, typename Element>
-__device__ __forceinline__ void reduce_row(const Params& p, Products<Element>& products, int eighth,
-                                           int strips, float* pieces, RowSum& total) {
-  using Of = Products<Element>;
-  float largest = -INFINITY;
-#pragma unroll
-  for (int strip = 0; strip < Of::kStrips; ++strip) {
-#pragma unroll
-    for (int i = 0; i < kLaneColumns; ++i) largest = fmaxf(largest, products.at(strip, eighth, i));
-  }
-  largest = fmaxf(largest, __shfl_xor_sync(0xFFFFFFFFU, largest, 1));
-  largest = fmaxf(largest, __shfl_xor_sync(0xFFFFFFFFU, largest, 2)) * p.scale_log2;
-  const float reference = reference_of(largest);
-  float sum = 0.0F;
-#pragma unroll
-  for (int strip = 0; strip < Of::kStrips; ++strip) {
-    float v[kLaneColumns];
-#pragma unroll
-    for (int i = 0; i < kLaneColumns; ++i) {
-      v[i] = exp2_approx(fmaf(products.at(strip, eighth, i), p.scale_log2, -reference));
-    }
-    fold_columns<kLog2Piece>(v, Sum{});
-#pragma unroll
-    for (int i = 0; i < kLanePieces<kLog2Piece>; ++i) {
-      if (has_pieces<kLog2Piece>()) sum += v[i];
-      v[i] = reference + log2_approx(v[i]);
-      if (isnan(v[i]) && largest > -INFINITY) v[i] = INFINITY;
-    }
-    if (strip < strips) {
-      store_pieces<kLog2Piece>(v, pieces + (strip * kWarpColumns >> kLog2Piece));
-    }
-  }
-  total.add(largest, sum);
-}
-
 template <int kLog2Piece, typename Element>
 __device__ __forceinline__ void reduce_step(const Work& w, const Item& item, int step,
                                             Products<Element>& products, RowSum (&totals)[2]) {
@@ -352,7 +262,8 @@ __device__ __forceinline__ void reduce_step(const Work& w, const Item& item, int
     const int row = Products<Element>::lane_row(eighth);
     float* pieces =
         w.slab + static_cast<index_t>(row) * w.p.slab_width + (step * kColumns >> kLog2Piece);
-    reduce_row<kLog2Piece>(w.p, products, eighth, strips, pieces, totals[eighth]);
+    reduce_rows<kLog2Piece, 1>({w.p.scale_log2}, products, eighth, strips, {pieces},
+                               totals + eighth);
   }
 }
 
@@ -418,6 +329,7 @@ __device__ __forceinline__ void consume_item(const Work& w, const Item& item, st
 #pragma unroll
   for (int eighth = 0; eighth < 2; ++eighth) {
     const int row = Products<Element>::lane_row(eighth);
+    totals[eighth].combine_lanes();
     const float reference = totals[eighth].reference();
     if (lane_id() % 4 == 0) w.lists.references[row] = reference;
   }
@@ -444,67 +356,14 @@ __device__ __forceinline__ void consume(const Work& w) {
 
 // ---- finishers ----------------------------------------------------------------------------------
 
-/// Importance of four KV blocks from `block` on for the query block whose first row is `first_row`:
-/// the mean over its rows of their shares. A piece is a block, which store_blocks() does not count
-/// on; its loads of one block at a time make the finishers late (.432 ms instead of .427).
-__device__ inline void mean_shares(const Work& w, int first_row, int block, float (&mean)[4]) {
-  constexpr int kRowsAtOnce = 8;
-  const int rows = w.p.rows_per_block;
-  const float* pieces = w.slab + static_cast<index_t>(first_row) * w.p.slab_width + block;
-  int counted = 0;
-#pragma unroll
-  for (float& x : mean) x = 0.0F;
-  for (int begin = 0; begin < rows; begin += kRowsAtOnce) {
-    float4 v[kRowsAtOnce];  // behind the last row it again: loads wait for no branch
-#pragma unroll
-    for (int r = 0; r < kRowsAtOnce; ++r) {
-      const index_t row = min(begin + r, rows - 1);
-      v[r] = __ldcg(reinterpret_cast<const float4*>(pieces + row * w.p.slab_width));
-    }
-#pragma unroll
-    for (int r = 0; r < kRowsAtOnce; ++r) {
-      const float reference = w.lists.references[first_row + min(begin + r, rows - 1)];
-      if (begin + r >= rows || reference == kLeftOut) continue;
-      ++counted;
-      mean[0] += exp2_approx(v[r].x - reference);
-      mean[1] += exp2_approx(v[r].y - reference);
-      mean[2] += exp2_approx(v[r].z - reference);
-      mean[3] += exp2_approx(v[r].w - reference);
-    }
-  }
-#pragma unroll
-  for (float& x : mean) x /= static_cast<float>(max(counted, 1));
-}
-
-/// A finisher's query blocks of an item.
-__device__ inline void finish_item(const Work& w, const Item& item) {
-  constexpr int kLaneBlocks = 4;
-  const Params& p = w.p;
-  const index_t chunk_blocks = p.q_block_end - p.q_block_begin;
-  for (int i = warp_id() - kFirstFinisher; i < item.blocks; i += kFinishers) {
-    const int q_block = item.first_block + i;
-    const int visible = visible_blocks(p, item, block_queries(p, q_block));
-    float* importance =
-        p.importance + (item.head * chunk_blocks + q_block - p.q_block_begin) * p.num_kv_blocks;
-    for (int block = lane_id() * kLaneBlocks; block < p.num_kv_blocks; block += 32 * kLaneBlocks) {
-      float mean[kLaneBlocks] = {};
-      if (block < visible) mean_shares(w, i * p.rows_per_block, block, mean);
-#pragma unroll
-      for (int n = 0; n < kLaneBlocks; ++n) {
-        if (block + n >= p.num_kv_blocks) break;
-        importance[block + n] = block + n < visible ? mean[n] : 0.0F;
-      }
-    }
-  }
-}
-
 __device__ inline void finish(const Work& w) {
   std::uint32_t parity = 0;
   for (index_t round = 0;; ++round) {
     const index_t index = item_index(round);
     if (index >= w.p.items) break;
     wait(&w.lists.stored, parity);
-    finish_item(w, own_item(w, index));
+    finish_blocks(w.p, {w.slab, w.lists.references}, own_item(w, index), warp_id() - kFirstFinisher,
+                  kFinishers);
     arrive(&w.lists.finished);
     parity ^= 1U;
   }

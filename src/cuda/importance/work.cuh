@@ -22,7 +22,8 @@ namespace psa::cuda::estimation {
 ///
 ///   kThreads, kHalves, kEighths
 ///   kGroupCtas             CTAs that share an item, as a cluster if more than one
-///   kBoxes                 whether chunks come as boxes (streamed rows: to stream_sm90.cuh)
+///   kBoxes                 whether chunks come as boxes (then streamed rows go to stream_sm90.cuh,
+///                          and means to means_sm90.cuh)
 ///   kHeldChunks            slots of the ring that are still read when a chunk has been multiplied
 ///   lane_row(eighth)       the lane's row; first_column(half)
 ///   at(half, eighth, i)    product with column 8·(i / 2) + 2·(lane % 4) + i % 2 of the half
@@ -192,8 +193,9 @@ __device__ inline void list_rows(const Work<V>& w) {
 template <typename V>
 __device__ inline void fetch_rows(const Work<V>& w) {
   if constexpr (V::kTakesMeans) {
-    store_means<typename V::Element, V::kRows, V::kThreads>(w.p, w.lists.rows, w.lists.q,
-                                                            w.resident, w.lists.row_scale_log2);
+    store_means<typename V::Element, V::kRows, V::kThreads, /*kLoads=*/8, /*kIsAligned=*/false>(
+        w.p, w.lists.rows, w.lists.q, static_cast<int>(threadIdx.x), w.resident,
+        w.lists.row_scale_log2);
   } else if constexpr (V::kStays) {
     for (int chunk = 0; chunk < w.p.chunks; ++chunk) {
       copy_rows<V::kRows, V::kThreads>(
