@@ -192,7 +192,9 @@ void assign(const Row& row, std::span<const float> ranked, index_t forced, Level
   if (config.rest_cutoff > 0.0F && reads_means(config.rest)) {
     kept = end_of_means(config, ranked, forced, last_cut);
     if (by_quota) {
-      freed = semantics::freed_blocks(count, kept, last_cut, config.block_kv, row.q_block);
+      freed =
+          semantics::freed_blocks(count, kept, last_cut, rows, row.budget[config.num_levels - 1],
+                                  config.block_kv, row.q_block);
     }
   }
   index_t last = 0;

@@ -64,12 +64,17 @@ std::vector<RankKey> candidates(const LevelRow& row) {
   return found;
 }
 
+/// Of the row's batch element.
+semantics::CandidateSpan candidate_span(const LevelRow& row) {
+  const Config& config = row.config();
+  return semantics::candidate_span(config.causal, config.block_q, config.block_kv,
+                                   row.geometry.shape.len_q, row.kv_length);
+}
+
 /// S-14.
 index_t quota_cut(const LevelRow& row, const std::vector<RankKey>& ranked, float share) {
-  const Config& config = row.config();
-  const auto rows = semantics::candidate_span(config.causal, config.block_q, config.block_kv,
-                                              row.geometry.shape.len_q, row.kv_length);
-  return semantics::quota_cut(static_cast<index_t>(ranked.size()), rows, row.q_block, share);
+  return semantics::quota_cut(static_cast<index_t>(ranked.size()), candidate_span(row), row.q_block,
+                              share);
 }
 
 /// S-15.
@@ -119,7 +124,8 @@ std::vector<int> assign(const LevelRow& row, const std::vector<RankKey>& ranked)
   const bool has_means = reads_means(config.rest);
   const index_t freed =
       has_means && config.rule == LevelRule::kQuota
-          ? semantics::freed_blocks(count, kept, cuts.back(), config.block_kv, row.q_block)
+          ? semantics::freed_blocks(count, kept, cuts.back(), candidate_span(row),
+                                    row.share_of(config.num_levels), config.block_kv, row.q_block)
           : 0;
   std::vector<int> codes(ranked.size(), semantics::kSkipCode);
   if (has_means) std::fill_n(codes.begin(), kept, semantics::kBlockMeanCode);

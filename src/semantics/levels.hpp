@@ -83,18 +83,23 @@ PSA_HD constexpr double rounding_offset(CandidateSpan rows, index_t q_block) {
   return rows.first == rows.last ? 0.5 : golden_fraction(q_block);
 }
 
-/// S-14. The count of blocks, but for rounding equal for all query blocks that have as many
-/// candidates, that a cumulative share of the candidates comes to. Every product that something is
-/// added to is exact (two block counts sum to less than 2^28, a share has 24 bits), so that a fused
-/// multiply-add does not change a bit.
-PSA_HD inline index_t equal_count(CandidateSpan rows, index_t q_block, float share) {
+/// S-14. The count of blocks, equal for all query blocks that have as many candidates, that a
+/// cumulative share of the candidates comes to. Every product that something is added to is exact
+/// (two block counts sum to less than 2^28, a share has 24 bits), so that a fused multiply-add does
+/// not change a bit.
+PSA_HD inline double exact_equal_count(CandidateSpan rows, float share) {
   const auto upto = static_cast<double>(share);
-  double count = 0.5 * (upto * static_cast<double>(rows.first + rows.last));
-  if (count > static_cast<double>(rows.first)) {  // the first query blocks have fewer
-    const auto squares = static_cast<double>(rows.last * rows.last - rows.first * rows.first);
-    count = static_cast<double>(rows.last) - std::sqrt((1.0 - upto) * squares);
-  }
-  return static_cast<index_t>(std::floor(count + rounding_offset(rows, q_block)));
+  const double count = 0.5 * (upto * static_cast<double>(rows.first + rows.last));
+  if (!(count > static_cast<double>(rows.first))) return count;
+  const auto squares = static_cast<double>(rows.last * rows.last - rows.first * rows.first);
+  return static_cast<double>(rows.last) -
+         std::sqrt((1.0 - upto) * squares);  // the first have fewer
+}
+
+/// The same, rounded for a query block.
+PSA_HD inline index_t equal_count(CandidateSpan rows, index_t q_block, float share) {
+  return static_cast<index_t>(
+      std::floor(exact_equal_count(rows, share) + rounding_offset(rows, q_block)));
 }
 
 /// S-14. Number of blocks of a query block, of its `count` candidates, that a share covers, `equal`
@@ -134,15 +139,27 @@ PSA_HD inline float least_of_means(float last, float cutoff, index_t block_kv) {
 }
 
 /// S-26. Blocks that a row of `count` candidates reads at level 1 for what the means behind the
-/// first `kept` candidates would have cost. `last_cut`: candidates that the rule gives a level.
-PSA_HD inline index_t freed_blocks(index_t count, index_t kept, index_t last_cut, index_t block_kv,
+/// first `kept` candidates would have cost. `last_cut`: candidates that the rule gives a level, of
+/// which `share` is the budget.
+PSA_HD inline index_t freed_blocks(index_t count, index_t kept, index_t last_cut,
+                                   CandidateSpan rows, float share, index_t block_kv,
                                    index_t q_block) {
+  if (kept >= count || last_cut >= count) return 0;
   // A block that is read in full needs no mean, which leaves block_kv - 1 columns to pay; when no
   // mean is left, what all of them would have cost has been spent.
-  const auto blocks = static_cast<double>(count - kept) / static_cast<double>(block_kv - 1);
+  const auto own = static_cast<double>(count - kept) / static_cast<double>(block_kv - 1);
   const auto most = static_cast<double>(count - last_cut) / static_cast<double>(block_kv);
-  return static_cast<index_t>(
-      std::floor((blocks < most ? blocks : most) + golden_fraction(q_block)));
+  const double blocks = own < most ? own : most;
+  if (rows.first == rows.last) {
+    return static_cast<index_t>(std::floor(blocks + golden_fraction(q_block)));
+  }
+  // Means cost late rows more, but these blocks, too, are of equal counts. No product here, which a
+  // fused multiply-add might round otherwise.
+  const float with_means = share + (1.0F - share) / static_cast<float>(block_kv);
+  const double before = exact_equal_count(rows, share);
+  const double gain = (exact_equal_count(rows, with_means) - before) / (most / blocks);
+  const auto cut = static_cast<index_t>(std::floor(before + gain + golden_fraction(q_block)));
+  return max_of(index_t{0}, cut - last_cut);
 }
 
 /// S-16. Level of a block after the similarity cap: never coarser than `cap`; skip and block mean

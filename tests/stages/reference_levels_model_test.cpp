@@ -62,11 +62,34 @@ std::vector<Block> model_blocks(const Problem& problem, index_t n, index_t i) {
 }
 
 /// S-14. `first`, `last`: candidates of the first query block that has any and of the last one.
+double model_count(double first, double last, double share) {
+  const double count = share * (first + last) / 2.0;
+  if (count <= first) return count;
+  return last - std::sqrt((1.0 - share) * (last * last - first * first));
+}
+
+double model_spread(index_t i) {
+  return std::fmod(0.5 + static_cast<double>(i) * 2654435769.0 / 4294967296.0, 1.0);
+}
+
 double model_cut(double first, double last, index_t i, double share) {
-  double count = share * (first + last) / 2.0;
-  if (count > first) count = last - std::sqrt((1.0 - share) * (last * last - first * first));
-  const double spread = std::fmod(0.5 + static_cast<double>(i) * 2654435769.0 / 4294967296.0, 1.0);
-  return std::floor(count + (first == last ? 0.5 : spread));
+  return std::floor(model_count(first, last, share) + (first == last ? 0.5 : model_spread(i)));
+}
+
+/// S-26. Blocks that level 1 gets in place of `worth` blocks' columns of means, of which all would
+/// be `most`. `with_level`: blocks with a level before.
+double model_freed(const Config& config, const std::vector<double>& row_candidates, index_t i,
+                   double worth, double most, double with_level) {
+  const double first = row_candidates.front();
+  const double last = row_candidates.back();
+  if (first == last) return std::floor(worth + model_spread(i));
+  if (worth <= 0.0) return 0.0;
+  const float share = config.budget[static_cast<std::size_t>(config.num_levels - 1)];
+  const float whole = share + (1.0F - share) / static_cast<float>(config.block_kv);
+  const double before = model_count(first, last, static_cast<double>(share));
+  const double after = model_count(first, last, static_cast<double>(whole));
+  const double cut = std::floor(before + (after - before) / (most / worth) + model_spread(i));
+  return std::max(0.0, cut - with_level);
 }
 
 /// Level of a candidate by how many candidates come before it and how much mass they have. `freed`:
@@ -152,11 +175,12 @@ std::vector<int> model_row(const Config& config, const std::vector<double>& row_
     return block.candidate && (block.forced || block.importance >= least);
   };
   const auto kept = static_cast<double>(std::ranges::count_if(blocks, is_kept));
-  const double worth = std::min((candidates - kept) / (config.block_kv - 1.0),
-                                (candidates - with_level) / config.block_kv);
-  const double spread = std::fmod(0.5 + static_cast<double>(i) * 2654435769.0 / 4294967296.0, 1.0);
+  const double most = (candidates - with_level) / config.block_kv;
+  const double worth = std::min((candidates - kept) / (config.block_kv - 1.0), most);
   std::vector<int> result =
-      codes_with(config.rule == LevelRule::kQuota ? std::floor(worth + spread) : 0.0);
+      codes_with(config.rule == LevelRule::kQuota
+                     ? model_freed(config, row_candidates, i, worth, most, with_level)
+                     : 0.0);
   for (std::size_t j = 0; j < blocks.size(); ++j) {
     if (result[j] == 6 && !is_kept(blocks[j])) result[j] = 0;
   }

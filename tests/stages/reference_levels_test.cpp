@@ -305,6 +305,33 @@ TEST(ReferenceLevels, S26ReadsInFullWhatSkippedMeansWouldHaveCost) {
   EXPECT_EQ(levels_of(problem, importance), expected);
 }
 
+TEST(ReferenceLevels, S26GivesCausalRowsEqualCounts) {
+  // Where no mean is left, as with the largest cutoff and importance that falls, every row reads
+  // what it would without means.
+  Problem problem = row_problem(64, LevelRule::kQuota, {});
+  problem.shape.len_q = problem.shape.len_kv;
+  problem.config.causal = true;
+  problem.config.num_levels = 1;
+  const core::Geometry g = problem.geometry();
+  std::vector<float> importance;
+  for (index_t i = 0; i < g.num_q_blocks; ++i) {
+    for (index_t j = 0; j < g.num_kv_blocks; ++j) {
+      importance.push_back(1.0F / static_cast<float>(1 + j));
+    }
+  }
+  for (const float share : {0.0625F, 0.25F, 0.5F}) {
+    problem.config.budget.fill(share);
+    problem.config.rest = Rest::kMean;
+    problem.config.rest_cutoff = static_cast<float>(problem.config.block_kv);
+    const Codes with_cutoff = levels_of(problem, importance);
+    problem.config.rest = Rest::kSkip;
+    problem.config.rest_cutoff = 0.0F;
+    const float whole = share + (1.0F - share) / static_cast<float>(problem.config.block_kv);
+    problem.config.budget.fill(whole);
+    EXPECT_EQ(with_cutoff, levels_of(problem, importance)) << share;
+  }
+}
+
 TEST(ReferenceLevels, S26ReadsAllMeansWithoutInformation) {
   Problem problem = row_problem(8, LevelRule::kQuota, {0.25F, 0.25F, 0.25F, 0.25F, 0.25F});
   problem.config.num_levels = 1;

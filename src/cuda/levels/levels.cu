@@ -120,6 +120,10 @@ struct RowShape {
   index_t kv_length;
   int visible;  // blocks that are not hidden: the first ones
 
+  [[nodiscard]] __device__ semantics::CandidateSpan candidates() const {
+    return semantics::candidate_span(p.causal, p.block_q, p.block_kv, p.len_q, kv_length);
+  }
+
   [[nodiscard]] __device__ bool is_forced(int j) const {
     const Range keys = semantics::block_range(j, p.block_kv, kv_length);
     const auto visibility =
@@ -297,10 +301,9 @@ struct Row {
   /// rule.
   [[nodiscard]] __device__ int quota_of_lane() const {
     if constexpr (kRule == LevelRule::kThreshold) return 0;
-    const auto rows =
-        semantics::candidate_span(p.causal, p.block_q, p.block_kv, p.len_q, shape.kv_length);
     const float share = share_of(min(threads.lane + 1, kMaxLevels));
-    return static_cast<int>(semantics::equal_count(rows, shape.queries.begin / p.block_q, share));
+    return static_cast<int>(
+        semantics::equal_count(shape.candidates(), shape.queries.begin / p.block_q, share));
   }
 
   /// S-26.
@@ -327,7 +330,8 @@ struct Row {
       for (int j = threads.thread; j < shape.visible; j += threads.kCount) {
         kept += bits_of(j) <= cutoff.last_mean ? 1 : 0;
       }
-      cutoff.freed = semantics::freed_blocks(all.count, threads.sum(kept), last.count, p.block_kv,
+      cutoff.freed = semantics::freed_blocks(all.count, threads.sum(kept), last.count,
+                                             shape.candidates(), share_of(p.num_levels), p.block_kv,
                                              shape.queries.begin / p.block_q);
     }
     return cutoff;
