@@ -91,9 +91,9 @@ PSA_HD inline double exact_equal_count(CandidateSpan rows, float share) {
   const auto upto = static_cast<double>(share);
   const double count = 0.5 * (upto * static_cast<double>(rows.first + rows.last));
   if (!(count > static_cast<double>(rows.first))) return count;
+  // The first query blocks have fewer.
   const auto squares = static_cast<double>(rows.last * rows.last - rows.first * rows.first);
-  return static_cast<double>(rows.last) -
-         std::sqrt((1.0 - upto) * squares);  // the first have fewer
+  return static_cast<double>(rows.last) - std::sqrt((1.0 - upto) * squares);
 }
 
 /// The same, rounded for a query block.
