@@ -71,4 +71,13 @@ PSA_HD constexpr Int visible_groups(bool causal, Int groups, Int stride, Int las
   return begun < groups ? begun : groups;
 }
 
+/// S-12. How many of the sub-blocks of `tokens` of the first `keys` keys are visible, from their
+/// last position on: the first ones.
+template <typename Int>
+PSA_HD constexpr Int visible_sub_blocks(bool causal, Int keys, Int tokens,
+                                        Int last_query_position) {
+  if (!causal || last_query_position >= keys - 1) return (keys + tokens - 1) / tokens;
+  return last_query_position < 0 ? 0 : (last_query_position + 1) / tokens;
+}
+
 }  // namespace psa::semantics

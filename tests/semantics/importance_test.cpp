@@ -111,5 +111,22 @@ TEST(Antidiagonal, S11VisibleGroupsAreThoseThatAreVisibleOneByOne) {
   }
 }
 
+TEST(PooledLse, S12VisibleSubBlocksAreThoseThatAreVisibleOneByOne) {
+  for (const bool causal : {false, true}) {
+    for (const index_t tokens : {8, 16}) {
+      for (const index_t keys : {0, 1, 16, 39}) {
+        for (index_t position = -20; position < 60; ++position) {
+          index_t visible = 0;
+          for (index_t first = 0; first < keys; first += tokens) {
+            const index_t last = std::min(first + tokens, keys) - 1;
+            visible += is_group_visible(causal, last, position) ? 1 : 0;
+          }
+          EXPECT_EQ(visible_sub_blocks(causal, keys, tokens, position), visible);
+        }
+      }
+    }
+  }
+}
+
 }  // namespace
 }  // namespace psa::semantics

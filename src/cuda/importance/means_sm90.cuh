@@ -145,20 +145,13 @@ __device__ inline void produce(const Work& w) {
 
 /// Products of an item's rows and a tile's columns.
 template <typename Element>
-class Products {
- public:
-  static constexpr int kStrips = kTileColumns / kWarpColumns;
-  static constexpr int kEighths = 2;  // of 8 rows
+class Products : public WarpgroupProducts<kTileColumns> {
+  using WarpgroupProducts<kTileColumns>::c_;
 
+ public:
+  /// Of the item's, which each warpgroup has all of.
   [[nodiscard]] __device__ static int lane_row(int eighth) {
-    return warp_id() % kGroupWarps * 16 + eighth * 8 + lane_id() / 4;
-  }
-  /// Of the tile, for product i of a strip.
-  [[nodiscard]] __device__ static int lane_column(int strip, int i) {
-    return strip * kWarpColumns + 8 * (i / 2) + 2 * (lane_id() % 4) + i % 2;
-  }
-  [[nodiscard]] __device__ float& at(int strip, int eighth, int i) {
-    return c_[strip * 2 * kLaneColumns + i / 2 * 4 + eighth * 2 + i % 2];
+    return WarpgroupProducts<kTileColumns>::lane_row(warp_id() % kGroupWarps, eighth);
   }
 
   /// rows [kTerms, chunks, kRows, 64], columns [chunks, 128, 64].
@@ -189,8 +182,6 @@ class Products {
       }
     }
   }
-
-  float c_[kTileColumns / 2];  // as wgmma leaves them
 };
 
 /// The last column of an item's keys if it stands for fewer tokens than the others.
@@ -302,12 +293,10 @@ __device__ __forceinline__ void consume(const Work& w) {
 
 // ---- makers -------------------------------------------------------------------------------------
 
-/// Columns that a row of the item sees: a sub-block from its last position on (S-12).
+/// Columns that a row of the item sees.
 __device__ inline int seen_columns(const Params& p, const Item& item, const ProbeRow& row) {
   if (!row.exists()) return 0;
-  const int columns = semantics::ceil_div(item.key_count, p.group_tokens);
-  if (!p.is_causal || row.position >= item.key_count - 1) return columns;
-  return max(0, row.position + 1) / p.group_tokens;
+  return semantics::visible_sub_blocks(p.is_causal, item.key_count, p.group_tokens, row.position);
 }
 
 template <typename Element>

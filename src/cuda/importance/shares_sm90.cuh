@@ -37,6 +37,32 @@ __device__ inline index_t item_index(index_t round, unsigned worker, unsigned wo
   return round * workers + (round % 2 == 0 ? worker : workers - 1 - worker);
 }
 
+// ---- products -----------------------------------------------------------------------------------
+
+/// Where a lane's products of 64 rows and kColumns columns lie in its registers, as wgmma leaves
+/// them. 8 rows are an eighth, 64 columns a strip.
+template <int kColumns>
+class WarpgroupProducts {
+ public:
+  static constexpr int kStrips = kColumns / kWarpColumns;
+  static constexpr int kEighths = 2;  // that a lane has rows of
+
+  /// Of the warpgroup's, in its warp `warp`.
+  [[nodiscard]] __device__ static int lane_row(int warp, int eighth) {
+    return warp * 16 + eighth * 8 + lane_id() / 4;
+  }
+  /// For product i of a strip.
+  [[nodiscard]] __device__ static int lane_column(int strip, int i) {
+    return strip * kWarpColumns + 8 * (i / 2) + 2 * (lane_id() % 4) + i % 2;
+  }
+  [[nodiscard]] __device__ float& at(int strip, int eighth, int i) {
+    return c_[strip * 2 * kLaneColumns + i / 2 * 4 + eighth * 2 + i % 2];
+  }
+
+ protected:
+  float c_[kColumns / 2];
+};
+
 // ---- what rows see -------------------------------------------------------------------
 
 /// Of the rows of a warpgroup, how many columns each sees.

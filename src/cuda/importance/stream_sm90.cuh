@@ -150,21 +150,13 @@ __device__ inline void produce(const Work& w) {
 
 /// Products of a warpgroup's rows and a step's columns.
 template <typename Element>
-class Products {
- public:
-  static constexpr int kStrips = kColumns / kWarpColumns;
-  static constexpr int kEighths = 2;  // of 8 rows
+class Products : public WarpgroupProducts<kColumns> {
+  using WarpgroupProducts<kColumns>::c_;
 
-  /// Of the CTA's.
+ public:
+  /// Of the CTA's: its warpgroups' rows follow each other.
   [[nodiscard]] __device__ static int lane_row(int eighth) {
-    return warp_id() * 16 + eighth * 8 + lane_id() / 4;
-  }
-  /// Of the step's, for product i of a strip.
-  [[nodiscard]] __device__ static int lane_column(int strip, int i) {
-    return strip * kWarpColumns + 8 * (i / 2) + 2 * (lane_id() % 4) + i % 2;
-  }
-  [[nodiscard]] __device__ float& at(int strip, int eighth, int i) {
-    return c_[strip * 2 * kLaneColumns + i / 2 * 4 + eighth * 2 + i % 2];
+    return WarpgroupProducts<kColumns>::lane_row(warp_id(), eighth);
   }
 
   /// Starts the products of a chunk.
@@ -183,9 +175,6 @@ class Products {
     wait_products<0>();
     pin(c_);
   }
-
- private:
-  float c_[kColumns / 2];  // as wgmma leaves them
 };
 
 /// The warp does not read the slot any more.
