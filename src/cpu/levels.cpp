@@ -156,15 +156,17 @@ class ThresholdWalk {
   std::size_t cut_ = 0;
 };
 
-/// S-26. How many of the ranked blocks are read at all, `last_cut` of them at a level.
+/// S-26. How many of the ranked blocks are read at all, `last_cut` of them at a level. The first
+/// `forced` are forced.
 index_t end_of_means(const Config& config, std::span<const float> ranked, index_t forced,
                      index_t last_cut) {
-  if (last_cut <= forced) return std::ssize(ranked);
-  const float* const last = ranked.data() + last_cut;
-  const float least = semantics::least_of_means(last[-1], config.rest_cutoff, config.block_kv);
-  const float* const end = std::partition_point(last, ranked.data() + ranked.size(),
-                                                [=](float x) { return x >= least; });
-  return end - ranked.data();
+  const index_t last = std::max(last_cut - 1, forced);
+  if (last == std::ssize(ranked)) return last;
+  const float least = semantics::least_of_means(ranked[static_cast<std::size_t>(last)],
+                                                config.rest_cutoff, config.block_kv);
+  const auto end = std::partition_point(ranked.begin() + last_cut, ranked.end(),
+                                        [=](float x) { return x >= least; });
+  return end - ranked.begin();
 }
 
 /// S-14, S-15, S-17, S-18, S-26. `ranked` is the importance of the candidates.

@@ -93,11 +93,13 @@ index_t threshold_cut(const std::vector<RankKey>& ranked, float share) {
 }
 
 /// S-26. How many of the ranked blocks are read at all. `last_cut`: those that the rule gives a
-/// level.
-index_t end_of_means(const LevelRow& row, const std::vector<RankKey>& ranked, index_t last_cut) {
+/// level; the first `forced` of the ranked blocks are forced.
+index_t end_of_means(const LevelRow& row, const std::vector<RankKey>& ranked, index_t forced,
+                     index_t last_cut) {
   const Config& config = row.config();
-  if (last_cut == 0 || ranked[to_size(last_cut - 1)].forced) return std::ssize(ranked);
-  const float least = semantics::least_of_means(ranked[to_size(last_cut - 1)].importance,
+  const index_t last = std::max(last_cut - 1, forced);
+  if (last == std::ssize(ranked)) return last;
+  const float least = semantics::least_of_means(ranked[to_size(last)].importance,
                                                 config.rest_cutoff, config.block_kv);
   index_t end = last_cut;
   while (end < std::ssize(ranked) && ranked[to_size(end)].importance >= least) ++end;
@@ -120,7 +122,7 @@ std::vector<int> assign(const LevelRow& row, const std::vector<RankKey>& ranked)
     }
     cuts.push_back(std::max(cut, cuts.empty() ? 0 : cuts.back()));
   }
-  const index_t kept = end_of_means(row, ranked, cuts.back());
+  const index_t kept = end_of_means(row, ranked, forced, cuts.back());
   const bool has_means = reads_means(config.rest);
   const index_t freed =
       has_means && config.rule == LevelRule::kQuota

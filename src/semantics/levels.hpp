@@ -132,7 +132,7 @@ PSA_HD constexpr index_t full_cut(index_t cut, index_t forced, index_t min_full,
 }
 
 /// S-26. The least importance with which a block is read as its mean; `last`: that of the last
-/// block with a level. Without information every mean is read.
+/// block with a level, or of the first that is not forced. Without information every mean is read.
 PSA_HD inline float least_of_means(float last, float cutoff, index_t block_kv) {
   if (!(cutoff > 0.0F && last > 0.0F)) return -std::numeric_limits<float>::infinity();
   return last * (cutoff / static_cast<float>(block_kv));

@@ -156,19 +156,22 @@ std::vector<int> model_row(const Config& config, const std::vector<double>& row_
   const std::vector<int> codes = codes_with(0.0);
   double candidates = 0.0;
   double with_level = 0.0;
+  // Importance of blocks that are not forced: the least of those with a level, the most of all.
   float last = kInf;
-  bool has_unforced = false;
+  float most_important = -kInf;
   for (std::size_t j = 0; j < blocks.size(); ++j) {
     if (!blocks[j].candidate) continue;
     candidates += 1.0;
-    if (codes[j] == 0 || codes[j] == 6) continue;
-    with_level += 1.0;
+    const bool has_level = codes[j] != 0 && codes[j] != 6;
+    if (has_level) with_level += 1.0;
     if (blocks[j].forced) continue;
-    has_unforced = true;
-    last = std::min(last, std::isnan(blocks[j].importance) ? -kInf : blocks[j].importance);
+    const float own = std::isnan(blocks[j].importance) ? -kInf : blocks[j].importance;
+    most_important = std::max(most_important, own);
+    if (has_level) last = std::min(last, own);
   }
+  last = std::min(last, most_important);
   const bool is_cut = config.rest_cutoff > 0.0F && config.rest != Rest::kSkip;
-  if (!is_cut || !has_unforced || !(last > 0.0F)) return codes;
+  if (!is_cut || !(last > 0.0F)) return codes;
   const auto block_kv = static_cast<float>(config.block_kv);
   const float least = last * (config.rest_cutoff / block_kv);
   const auto is_kept = [&](const Block& block) {

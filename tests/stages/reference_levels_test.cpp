@@ -344,6 +344,18 @@ TEST(ReferenceLevels, S26ReadsAllMeansWithoutInformation) {
   EXPECT_EQ(levels_of(problem, {9, 9, 0, 0, 0, 0, 0, 0}), all);
 }
 
+TEST(ReferenceLevels, S26HoldsMeansAgainstTheFirstBlockThatIsNotForced) {
+  // Where only forced blocks have a level.
+  Problem problem = row_problem(8, LevelRule::kQuota, {0.25F, 0.25F, 0.25F, 0.25F, 0.25F});
+  problem.config.num_levels = 1;
+  problem.config.rest = Rest::kMean;
+  problem.config.rest_cutoff = 8.0F;  // half of its importance
+  problem.config.sink_blocks = 2;
+  EXPECT_EQ(levels_of(problem, {0, 0, 3, 8, 4, 2, kNan, 5}), (Codes{1, 1, 0, 6, 6, 0, 0, 6}));
+  problem.config.sink_blocks = 8;
+  EXPECT_EQ(levels_of(problem, {0, 0, 3, 8, 4, 2, kNan, 5}), Codes(8, 1));
+}
+
 TEST(ReferenceLevels, S26KeepsTheDensity) {
   Problem problem = row_problem(128, LevelRule::kQuota, {0.1F, 0.1F, 0.1F, 0.1F, 0.1F});
   problem.shape.len_q = 64 * problem.config.block_q;

@@ -316,13 +316,13 @@ struct Row {
   [[nodiscard]] __device__ Cutoff cut_off(const Bracket& range, const CutTarget<kRule>& last,
                                           BlockSums all) const {
     const std::uint64_t cut = find_cut(range, last);
-    std::uint32_t bits = kForcedBits;  // of the last block of the cut, which only bounds them
+    // Of the last block of the cut that is not forced; if there is none, of the first such block.
+    std::uint32_t bits = range.low;
     for (int j = threads.thread; j < shape.visible; j += threads.kCount) {
       const std::uint32_t own = bits_of(j);
       if (rank_of(own, static_cast<std::uint32_t>(j)) <= cut) bits = max(bits, own);
     }
-    bits = threads.maximum(bits);
-    const float importance = bits == kForcedBits ? 0.0F : positive_importance(bits);
+    const float importance = positive_importance(threads.maximum(bits));
     const float least = semantics::least_of_means(importance, p.rest_cutoff, p.block_kv);
     Cutoff cutoff{bits_of_importance(least), 0};
     if constexpr (kRule == LevelRule::kQuota) {
