@@ -13,8 +13,9 @@ int main() try {
 
   std::vector<psa::LevelCode> codes(static_cast<std::size_t>(plan.level_map_size()));
   const psa::LevelMapView levels = plan.level_map(codes);
-  psa::stages::select_levels(plan, {.q = first.view(first.q), .k = first.view(first.k)}, levels,
-                             workspace.bytes());
+  psa::stages::select_levels(
+      plan, {.q = first.view(first.q), .k = first.view(first.k), .v = first.view(first.v)}, levels,
+      workspace.bytes());
 
   double worst = 0;
   for (int step = 0; step < 4; ++step) {

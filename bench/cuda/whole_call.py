@@ -48,7 +48,8 @@ def threshold(*budget, **more):
 
 def linear(density, **more):
     """As the presets of psa read."""
-    return {"density": density, "levels": 1, "rest": "linear", "rest_cutoff": 2, **more}
+    return {"density": density, "levels": 1, "rest": "linear", "rest_cutoff": 2,
+            "weigh_values": True, **more}
 
 
 HOST_CYCLES = 1_000_000  # of the device, about 0.6 ms: longer than any call here takes to queue

@@ -94,12 +94,13 @@ class Lab:
     def _density(self, trial: Trial, capture: Capture) -> float:
         place = capture.path, trial.key()
         if place not in self._densities:
-            q, k, _ = self._tensors(capture)
+            q, k, v = self._tensors(capture)
             if trial.needs_data():
                 plan = self._plan(capture, trial.config)
-                levels = plan.select_levels(q, k)
+                levels = plan.select_levels(q, k, v)
             else:  # any importance will do, and this one costs nothing
-                config = psa.Config.from_mapping({"importance": "user_scores"}, trial.config)
+                config = psa.Config.from_mapping(
+                    {"importance": "user_scores", "weigh_values": False}, trial.config)
                 plan = self._plan(capture, config)
                 scores = np.ones((*capture.shape_q[:2], *plan.blocks), np.float32)
                 levels = plan.select_levels(q, k, scores=scores)

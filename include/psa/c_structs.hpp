@@ -100,6 +100,7 @@ struct Problem {
   config.antidiagonal_stride = c.antidiagonal_stride;
   config.pooled_tokens = c.pooled_tokens;
   config.seed = c.seed;
+  config.weigh_values = c.weigh_values != 0;
   if (c.use_similarity_cap != 0) {
     config.similarity_cap.emplace();
     std::copy(std::begin(c.min_cosine), std::end(c.min_cosine), config.similarity_cap->begin());
@@ -138,6 +139,7 @@ struct Problem {
   c.antidiagonal_stride = config.antidiagonal_stride;
   c.pooled_tokens = config.pooled_tokens;
   c.seed = config.seed;
+  c.weigh_values = config.weigh_values ? 1 : 0;
   if (config.similarity_cap.has_value()) {
     c.use_similarity_cap = 1;
     std::copy(config.similarity_cap->begin(), config.similarity_cap->end(),

@@ -80,6 +80,9 @@ struct Config {
   std::int32_t antidiagonal_stride = 8;  ///< tokens per antidiagonal group: 4, 8 or 16
   std::int32_t pooled_tokens = 16;       ///< pooled_lse: tokens per sub-block: 8 or 16
   std::uint64_t seed = 0;                ///< of samples and k-means; same seed, same level map
+  /// Importance counts times how far the values of a block lie from those that a row sees on
+  /// average (S-27). Needs compat = kNone.
+  bool weigh_values = false;
 
   /// min_cosine[l-2] for levels 2..5: a block is pooled at level l only if its keys are this
   /// similar (S-16). Each in [-1, 1]. Not set: no cap.

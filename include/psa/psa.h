@@ -153,7 +153,7 @@ typedef struct psa_config {
   const float* head_density;
   int64_t num_head_densities; /* 0, or heads_q */
   float rest_cutoff;          /* 0: every block mean is read (S-26) */
-  int32_t reserved;           /* 0 */
+  int32_t weigh_values;       /* 0 or 1 (S-27) */
 } psa_config;
 
 /* Zeroes the struct, sets struct_size and the defaults (batch = heads = 1, bf16; density .15). */
@@ -271,13 +271,13 @@ PSA_API psa_status psa_forward(const psa_plan* plan, const psa_io* io, void* wor
 PSA_API psa_status psa_estimate_importance(const psa_plan* plan, const psa_io* io,
                                            float* importance, void* workspace,
                                            size_t workspace_bytes, void* stream);
-/* S-13 to S-18. Reads kv_lengths, and io->k when the plan has a similarity cap; levels
- * [B,Hq,Nq,Nk]. */
+/* S-13 to S-18. Reads kv_lengths, io->k when the plan has a similarity cap and io->v when it weighs
+ * values; levels [B,Hq,Nq,Nk]. */
 PSA_API psa_status psa_assign_levels(const psa_plan* plan, const psa_io* io,
                                      const float* importance, uint8_t* levels, void* workspace,
                                      size_t workspace_bytes, void* stream);
 /* Both of the above without keeping the importance: a level map to give to later calls as
- * io->levels. */
+ * io->levels. Reads io->v when the plan weighs values. */
 PSA_API psa_status psa_select_levels(const psa_plan* plan, const psa_io* io, uint8_t* levels,
                                      void* workspace, size_t workspace_bytes, void* stream);
 /* S-4. One level (code 2..6) of the pyramid of io->k and io->v in working order: contiguous

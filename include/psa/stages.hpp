@@ -31,7 +31,8 @@ inline void estimate_importance(const Plan& plan, const AttentionIo& io,
 }
 
 /// The level map that the plan's rule makes of an importance [B,Hq,Nq,Nk] (S-13 to S-18), which may
-/// come from anywhere; NaN ranks last. Reads kv_lengths, and k if the plan has a similarity cap.
+/// come from anywhere; NaN ranks last. Reads kv_lengths, k if the plan has a similarity cap, and v
+/// if it weighs values.
 inline void assign_levels(const Plan& plan, const AttentionIo& io,
                           std::span<const float> importance, LevelMapView levels,
                           std::span<std::byte> workspace, Stream stream = {}) {
@@ -43,7 +44,7 @@ inline void assign_levels(const Plan& plan, const AttentionIo& io,
 }
 
 /// Both of the above without keeping the importance: the level map that run() would use, for
-/// run_with_levels(). Reads q and k, kv_lengths and scores.
+/// run_with_levels(). Reads q and k, kv_lengths and scores, and v if the plan weighs values.
 inline void select_levels(const Plan& plan, const AttentionIo& io, LevelMapView levels,
                           std::span<std::byte> workspace, Stream stream = {}) {
   detail::check_levels(plan, levels);

@@ -80,7 +80,7 @@ class Config(ctypes.Structure):
         ("head_density", POINTER(c_float)),
         ("num_head_densities", c_int64),
         ("rest_cutoff", c_float),
-        ("reserved", c_int32),
+        ("weigh_values", c_int32),
     ]
 
 

@@ -205,6 +205,9 @@ class Config:
     """Tokens of a sub-block of pooled_lse: 8, 16 [S-12]."""
     seed: int = _setting(0, _seed)
     """Of samples and clusters: equal seeds give equal level maps."""
+    weigh_values: bool = _setting(False, _switch)
+    """Importance counts times how far the values of a block lie from those that a row sees on
+    average [S-27]."""
     text_keys: str = _setting("full", _word(_TEXT_RULES))
     """"full": KV blocks with text are read at level 1 [S-18]; "sparse": as any other."""
     text_queries: str = _setting("full", _word(_TEXT_RULES))
@@ -347,6 +350,7 @@ class Config:
         c.antidiagonal_stride = self.stride
         c.pooled_tokens = self.pooled
         c.seed = self.seed
+        c.weigh_values = int(self.weigh_values)
         c.use_similarity_cap = int(self.similarity is not None)
         c.min_cosine[:] = _padded(self.similarity or (0.0,), _ffi.MAX_LEVELS - 1)
         c.text_keys_full = _TEXT_RULES.index(self.text_keys)
@@ -378,6 +382,7 @@ class Config:
             stride=c.antidiagonal_stride,
             pooled=c.pooled_tokens,
             seed=c.seed,
+            weigh_values=bool(c.weigh_values),
             similarity=c.min_cosine[:] if c.use_similarity_cap else None,
             text_keys=_TEXT_RULES[c.text_keys_full],
             text_queries=_TEXT_RULES[c.text_queries_full],

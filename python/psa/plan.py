@@ -161,8 +161,8 @@ class Plan:
             TypeError, ValueError: a tensor that does not fit the plan.
             NotImplementedError: a gradient would be needed.
         """
-        call = _Call(self, q, k, v, kv_lengths, scores, levels, out)
-        results = [call.out]
+        call = _Call(self, q, k, v, kv_lengths, scores, levels)
+        results = [call.write_out(out)]
         if return_lse:
             results.append(call.write("lse", self._shape_q[:3], "float32"))
         if return_levels:
@@ -184,13 +184,18 @@ class Plan:
         """One `forward` with its density and the time of each stage. On CUDA it waits for the
         stream after each stage."""
         stats: _ffi.Stats = _ffi.initial(_ffi.Stats, "psa_stats_init")
-        _Call(self, q, k, v, kv_lengths, scores, levels, out).run(stats)
+        call = _Call(self, q, k, v, kv_lengths, scores, levels)
+        call.write_out(out)
+        call.run(stats)
         return _stats(stats)
 
-    def select_levels(self, q: Any, k: Any, *, kv_lengths: Any = None, scores: Any = None) -> Any:
+    def select_levels(
+        self, q: Any, k: Any, v: Any = None, *, kv_lengths: Any = None, scores: Any = None
+    ) -> Any:
         """The level map that `forward` would use: [B,Hq,Nq,Nk] uint8, for `forward(levels=...)`
-        of this and of later steps. Arguments and errors are those of `forward`."""
-        return _Call(self, q, k, None, kv_lengths, scores, None, None).select()
+        of this and of later steps. Arguments and errors are those of `forward`; v is needed with
+        weigh_values alone."""
+        return _Call(self, q, k, v, kv_lengths, scores, None).select()
 
     def density(self, levels: Any, *, kv_lengths: Any = None) -> float:
         """Density of a level map [B,Hq,Nq,Nk] (S-21): computed logit columns over all visible
@@ -244,7 +249,6 @@ class _Call:
         kv_lengths: Any,
         scores: Any,
         levels: Any,
-        out: Any,
     ) -> None:
         self._plan, self._like = plan, q
         self._arrays = arrays = arrays_of("q", q)
@@ -254,10 +258,6 @@ class _Call:
         self._io.k = self._tensor("k", k)
         if v is not None:
             self._io.v = self._tensor("v", v)
-            self.out = arrays.empty_like(q) if out is None else out
-            self._io.out = self._tensor("out", self.out)
-            if not arrays.is_writable(self.out):
-                raise ValueError("out is read-only")
         if kv_lengths is not None:
             lengths = arrays.lengths(q, kv_lengths)
             self._io.kv_lengths = self._optional("kv_lengths", lengths, plan._shape_q[:1], "int32")
@@ -290,6 +290,15 @@ class _Call:
 
     def empty(self, shape: Sequence[int], word: str) -> Any:
         return self._arrays.empty(self._like, shape, word)
+
+    def write_out(self, out: Any) -> Any:
+        """The array that the attention is written to: `out`, or a new one."""
+        array = self._arrays.empty_like(self._like) if out is None else out
+        self._io.out = self._tensor("out", array)
+        if not self._arrays.is_writable(array):
+            raise ValueError("out is read-only")
+        self._kept.append(array)
+        return array
 
     def write(self, name: str, shape: Sequence[int], word: str) -> Any:
         """A new array that the call fills."""

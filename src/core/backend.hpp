@@ -127,6 +127,12 @@ struct SimilarityParams {
   std::uint8_t* caps;
 };
 
+/// S-27. weights [B, Hkv, num_kv_blocks]: what the importance of a KV block counts times.
+struct ValueWeightsParams {
+  Inputs inputs;
+  float* weights;
+};
+
 /// S-9 to S-13. importance of the chunk's rows; hidden blocks (causal, key length) get 0. With
 /// share_group_map every head of a group gets the group's importance. With user_scores `importance`
 /// holds the caller's scores on entry, and the stage does only these two things.
@@ -137,11 +143,12 @@ struct ImportanceParams {
   float* importance;
 };
 
-/// S-14 to S-18. Levels of the chunk's rows.
+/// S-13 to S-18, S-26. Levels of the chunk's rows.
 struct LevelsParams {
   Inputs inputs;  ///< only the key lengths
   RowChunk chunk;
   const float* importance;    ///< null: all blocks equal (dense budgets need no estimate)
+  const float* weights;       ///< null: values are not weighed (S-27)
   const std::uint8_t* caps;   ///< null: no similarity cap
   LevelMapView levels;        ///< whole map
   const float* head_budgets;  ///< S-24, [Hq, kMaxLevels]; null: all heads have config.budget
@@ -179,6 +186,7 @@ struct Backend {
   void (*cluster)(const StageContext&, const ClusterParams&);  ///< may be null: see why_not
   void (*pyramid)(const StageContext&, const PyramidParams&);
   void (*similarity)(const StageContext&, const SimilarityParams&);
+  void (*value_weights)(const StageContext&, const ValueWeightsParams&);
   void (*importance)(const StageContext&, const ImportanceParams&);
   void (*levels)(const StageContext&, const LevelsParams&);
   void (*attention)(const StageContext&, const AttentionParams&);

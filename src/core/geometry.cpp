@@ -132,6 +132,7 @@ void check_official(const Config& config) {
   if (config.block_kv != 128) reject("block_kv", config.block_kv, "must be 128" + reason);
   if (config.num_levels > 4) reject("num_levels", config.num_levels, "must be 1..4" + reason);
   if (config.rest != Rest::kSkip) reject("rest", rest_name(config.rest), "must be skip" + reason);
+  if (config.weigh_values) reject("weigh_values", "true", "must be false" + reason);
 }
 
 void check_config(const Config& config) {

@@ -115,6 +115,9 @@ Workspace Plan::lay_out(std::byte* base, std::size_t* bytes) const {
   if (config.similarity_cap.has_value()) {
     ws.caps = ledger.take<std::uint8_t>(elements(kv_heads * geometry_.num_kv_blocks));
   }
+  if (config.weigh_values) {
+    ws.weights = ledger.take<float>(elements(kv_heads * geometry_.num_kv_blocks));
+  }
   const index_t row_floats = shape.heads_q * geometry_.num_kv_blocks;
   ws.levels = ledger.take<LevelCode>(elements(shape.batch * geometry_.num_q_blocks * row_floats));
   // Attention works where importance was: nobody reads that any more.
@@ -168,7 +171,8 @@ std::string Plan::describe() const {
     text << "levels     dense: every block at level 1, nothing is estimated or reordered\n";
   } else {
     text << "order      " << kOrders[static_cast<int>(config.reorder)] << "\n"
-         << "importance " << kEstimators[static_cast<int>(config.importance)] << "\n"
+         << "importance " << kEstimators[static_cast<int>(config.importance)]
+         << (config.weigh_values ? ", values weighed" : "") << "\n"
          << "levels     " << (config.rule == LevelRule::kQuota ? "quota" : "threshold");
     if (config.head_density.empty()) {
       for (int l = 0; l < config.num_levels; ++l) {

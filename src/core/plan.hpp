@@ -49,6 +49,7 @@ struct Workspace {
   std::byte* cluster_work = nullptr;
   KvPyramid pyramid{};
   std::uint8_t* caps = nullptr;
+  float* weights = nullptr;
   float* importance = nullptr;
   LevelCode* levels = nullptr;
   std::byte* attention_work = nullptr;  ///< where importance is
@@ -118,6 +119,7 @@ class Plan {
   StageContext context(const Workspace& ws, Stream stream) const;
   void check_contents(const CallIo& io) const;
   Inputs order_inputs(const CallIo& io, const Workspace& ws, Stream stream, bool needs_q) const;
+  void measure_blocks(const StageContext& ctx, const Inputs& inputs, const Workspace& ws) const;
   void select(const Inputs& inputs, const CallIo& io, const Workspace& ws, LevelMapView levels,
               StageClock& clock, Stream stream) const;
   void measure(const CallIo& io, LevelMapView levels, Stream stream, RunStats* stats) const;

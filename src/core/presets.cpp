@@ -60,13 +60,15 @@ Config published_prefill() {
   return with_similarity(config, {0.75F, 0.70F, 0.70F});
 }
 
-/// The best blocks in full, the others as means with their first-order term (docs/quality.md), but
-/// for those that hold next to nothing (ADR 0025).
+/// The best blocks in full, by what they hold and how far their values lie from the others (ADR
+/// 0028); the others as means with their first-order term (docs/quality.md), but for those that
+/// hold next to nothing (ADR 0025).
 Config best_blocks(double density) {
   Config config;
   config.num_levels = 1;
   config.rest = Rest::kLinear;
   config.rest_cutoff = 2.0F;
+  config.weigh_values = true;
   config.budget = budget_for_density(config, density);
   return config;
 }

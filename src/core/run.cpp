@@ -137,14 +137,19 @@ void Plan::check_contents(const CallIo& io) const {
   if (io.levels != nullptr) check_levels(geometry_, io.levels);
 }
 
+/// What levels need to know about KV blocks besides their importance.
+void Plan::measure_blocks(const StageContext& ctx, const Inputs& inputs,
+                          const Workspace& ws) const {
+  if (ws.caps != nullptr) backend_->similarity(ctx, {inputs, ws.caps});
+  if (ws.weights != nullptr) backend_->value_weights(ctx, {inputs, ws.weights});
+}
+
 void Plan::select(const Inputs& inputs, const CallIo& io, const Workspace& ws, LevelMapView levels,
                   StageClock& clock, Stream stream) const {
   const Config& config = geometry_.config;
   const StageContext ctx = context(ws, stream);
   const bool dense = is_dense(geometry_);
-  if (ws.caps != nullptr && !dense) {
-    clock.time(&RunStats::levels_ms, [&] { backend_->similarity(ctx, {inputs, ws.caps}); });
-  }
+  if (!dense) clock.time(&RunStats::levels_ms, [&] { measure_blocks(ctx, inputs, ws); });
   for_each_chunk(geometry_, first_chunk_, [&](const RowChunk& chunk) {
     if (!dense) {
       clock.time(&RunStats::importance_ms, [&] {
@@ -155,8 +160,9 @@ void Plan::select(const Inputs& inputs, const CallIo& io, const Workspace& ws, L
       });
     }
     clock.time(&RunStats::levels_ms, [&] {
-      backend_->levels(ctx, {inputs, chunk, dense ? nullptr : ws.importance,
-                             dense ? nullptr : ws.caps, levels, head_budgets()});
+      backend_->levels(
+          ctx, {inputs, chunk, dense ? nullptr : ws.importance, dense ? nullptr : ws.weights,
+                dense ? nullptr : ws.caps, levels, head_budgets()});
     });
   });
 }
@@ -257,6 +263,7 @@ void Plan::estimate_importance(const CallIo& io, float* importance, std::span<st
 void Plan::assign_levels(const CallIo& io, const float* importance, LevelCode* levels,
                          std::span<std::byte> workspace, Stream stream) const {
   if (geometry_.config.similarity_cap.has_value()) check_keys(geometry_, device_, io);
+  if (geometry_.config.weigh_values) check_values(geometry_, device_, io);
   check_contents(io);
   const Workspace ws = carve(workspace);
   const StageContext ctx = context(ws, stream);
@@ -264,14 +271,14 @@ void Plan::assign_levels(const CallIo& io, const float* importance, LevelCode* l
   Inputs inputs;
   inputs.k.shape[2] = geometry_.shape.len_kv;
   inputs.kv_lengths = io.kv_lengths;
-  if (ws.caps != nullptr) {
+  if (ws.caps != nullptr || ws.weights != nullptr) {
     inputs = order_inputs(io, ws, stream, /*needs_q=*/false);
-    backend_->similarity(ctx, {inputs, ws.caps});
+    measure_blocks(ctx, inputs, ws);
   }
   for_each_chunk(geometry_, first_chunk_, [&](const RowChunk& chunk) {
     memory().copy(gather(rows_of(geometry_, chunk), importance, ws.importance), stream);
-    backend_->levels(
-        ctx, {inputs, chunk, ws.importance, ws.caps, view_of(geometry_, levels), head_budgets()});
+    backend_->levels(ctx, {inputs, chunk, ws.importance, ws.weights, ws.caps,
+                           view_of(geometry_, levels), head_budgets()});
   });
 }
 
@@ -279,6 +286,7 @@ void Plan::select_levels(const CallIo& io, LevelCode* levels, std::span<std::byt
                          Stream stream) const {
   check_query(geometry_, device_, io);
   check_keys(geometry_, device_, io);
+  if (geometry_.config.weigh_values) check_values(geometry_, device_, io);
   check_contents(io);
   check_scores(geometry_, io);
   Workspace ws = carve(workspace);

@@ -59,8 +59,8 @@ struct Bound {
   static const Isa& isa() { return isas().isa[kSlot]; }
 
   static std::size_t scratch_bytes(const core::Geometry& g) {
-    return std::max({pyramid_scratch(g), similarity_scratch(g), importance_scratch(isa(), g),
-                     levels_scratch(g), attention_scratch(isa(), g)});
+    return std::max({pyramid_scratch(g), similarity_scratch(g), value_weights_scratch(g),
+                     importance_scratch(isa(), g), levels_scratch(g), attention_scratch(isa(), g)});
   }
   static void run_cluster(const StageContext& c, const core::ClusterParams& p) {
     cluster(isa(), c, p);
@@ -70,6 +70,9 @@ struct Bound {
   }
   static void run_similarity(const StageContext& c, const core::SimilarityParams& p) {
     similarity(isa(), c, p);
+  }
+  static void run_value_weights(const StageContext& c, const core::ValueWeightsParams& p) {
+    value_weights(isa(), c, p);
   }
   static void run_importance(const StageContext& c, const core::ImportanceParams& p) {
     importance(isa(), c, p);
@@ -90,6 +93,7 @@ struct Bound {
             .cluster = run_cluster,
             .pyramid = run_pyramid,
             .similarity = run_similarity,
+            .value_weights = run_value_weights,
             .importance = run_importance,
             .levels = levels,
             .attention = run_attention};

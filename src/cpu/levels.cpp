@@ -3,7 +3,8 @@
 // Levels stage: from the importance of a row's blocks to their levels (S-13 to S-18, S-22(b) to
 // (f)).
 //
-//   in   importance of a chunk, caps [B, Hkv, Nk], key lengths
+//   in   importance of a chunk (null: all equal), weights [B, Hkv, Nk] and caps [B, Hkv, Nk] (null:
+//        none), key lengths
 //   out  levels [B, Hq, Nq, Nk], the rows of the chunk
 //
 // One work item is one row. It gathers the candidates, ranks them, turns the budgets into cuts of
@@ -58,11 +59,14 @@ struct Row {
   index_t q_block;
   index_t kv_length;
   const float* importance;   // [Nk] or null
+  const float* weights;      // [Nk] or null
   const std::uint8_t* caps;  // [Nk] or null
   const float* budget;       // [kMaxLevels]
 
   [[nodiscard]] float importance_of(index_t kv_block) const {
-    return importance == nullptr ? 0.0F : semantics::ranked_importance(importance[kv_block]);
+    if (importance == nullptr) return 0.0F;
+    const float weight = weights == nullptr ? 1.0F : weights[kv_block];
+    return semantics::ranked_importance(importance[kv_block] * weight);
   }
 };
 
@@ -316,6 +320,7 @@ void levels(const StageContext& context, const core::LevelsParams& params) {
         .kv_length = params.inputs.kv_length(batch),
         .importance =
             params.importance == nullptr ? nullptr : params.importance + item * g.num_kv_blocks,
+        .weights = params.weights == nullptr ? nullptr : params.weights + kv_head * g.num_kv_blocks,
         .caps = params.caps == nullptr ? nullptr : params.caps + kv_head * g.num_kv_blocks,
         .budget = params.budget(g.config, h)};
     assign_row(row, scratch, params.levels.row(batch, h, q_block));

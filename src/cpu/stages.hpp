@@ -55,6 +55,8 @@ struct Isa {
 void cluster(const Isa& isa, const StageContext& context, const core::ClusterParams& params);
 void pyramid(const Isa& isa, const StageContext& context, const core::PyramidParams& params);
 void similarity(const Isa& isa, const StageContext& context, const core::SimilarityParams& params);
+void value_weights(const Isa& isa, const StageContext& context,
+                   const core::ValueWeightsParams& params);
 void importance(const Isa& isa, const StageContext& context, const core::ImportanceParams& params);
 void levels(const StageContext& context, const core::LevelsParams& params);
 void attention(const Isa& isa, const StageContext& context, const core::AttentionParams& params);
@@ -64,6 +66,7 @@ void attention(const Isa& isa, const StageContext& context, const core::Attentio
 [[nodiscard]] std::size_t attention_bytes(const core::Geometry& geometry);
 [[nodiscard]] std::size_t pyramid_scratch(const core::Geometry& geometry);
 [[nodiscard]] std::size_t similarity_scratch(const core::Geometry& geometry);
+[[nodiscard]] std::size_t value_weights_scratch(const core::Geometry& geometry);
 [[nodiscard]] std::size_t importance_scratch(const Isa& isa, const core::Geometry& geometry);
 [[nodiscard]] std::size_t levels_scratch(const core::Geometry& geometry);
 [[nodiscard]] std::size_t attention_scratch(const Isa& isa, const core::Geometry& geometry);

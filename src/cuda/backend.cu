@@ -122,7 +122,8 @@ const char* why_not_sm90a(const core::Geometry& g, Device device) {
 
 template <std::size_t (*kImportanceScratch)(const core::Geometry&)>
 std::size_t scratch_bytes(const core::Geometry& g) {
-  return std::max({kImportanceScratch(g), levels_scratch(g), attention_scratch(g)});
+  return std::max(
+      {value_weights_scratch(g), kImportanceScratch(g), levels_scratch(g), attention_scratch(g)});
 }
 
 std::size_t no_bytes(const core::Geometry& /*geometry*/) { return 0; }
@@ -143,6 +144,7 @@ constexpr core::Backend make_table(
           .cluster = nullptr,  // why_not_any
           .pyramid = pyramid,
           .similarity = similarity,
+          .value_weights = value_weights,
           .importance = importance,
           .levels = levels,
           .attention = attention};

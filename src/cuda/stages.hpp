@@ -17,6 +17,7 @@ using core::StageContext;
 void pyramid(const StageContext& context, const core::PyramidParams& params);
 void similarity(const StageContext& context, const core::SimilarityParams& params);
 /// Products by wgmma, for sm_90a; head_dim <= 128.
+void value_weights(const StageContext& context, const core::ValueWeightsParams& params);
 void importance_sm90(const StageContext& context, const core::ImportanceParams& params);
 /// Products by mma.sync, for every device from sm_80 on and every head_dim.
 void importance_sm80(const StageContext& context, const core::ImportanceParams& params);
@@ -29,6 +30,7 @@ void attention_sm80(const StageContext& context, const core::AttentionParams& pa
 // Bytes of scratch that a stage needs; multiples of 64.
 [[nodiscard]] std::size_t importance_scratch_sm90(const core::Geometry& geometry);
 [[nodiscard]] std::size_t importance_scratch_sm80(const core::Geometry& geometry);
+[[nodiscard]] std::size_t value_weights_scratch(const core::Geometry& geometry);
 [[nodiscard]] std::size_t levels_scratch(const core::Geometry& geometry);
 [[nodiscard]] std::size_t attention_scratch(const core::Geometry& geometry);
 

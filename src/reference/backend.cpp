@@ -30,6 +30,7 @@ const core::Backend& backend() {
       .cluster = cluster,
       .pyramid = pyramid,
       .similarity = similarity,
+      .value_weights = value_weights,
       .importance = importance,
       .levels = levels,
       .attention = attention,

@@ -3,7 +3,8 @@
 // Levels stage: from the importance of a row's blocks to their levels (S-13 to S-18; S-22(b) to (f)
 // for compat = official).
 //
-//   in   importance of a chunk (null: all equal), caps [B, Hkv, Nk] (null: none), key lengths
+//   in   importance of a chunk (null: all equal), weights [B, Hkv, Nk] and caps [B, Hkv, Nk] (null:
+//        none), key lengths
 //   out  levels [B, Hq, Nq, Nk], the rows of the chunk
 //
 // Per row: the candidates (blocks that are not hidden) are ranked; the rule turns the budgets into
@@ -35,11 +36,17 @@ struct LevelRow {
   index_t q_block;
   index_t kv_length;
   const float* importance;   // [Nk] or null
+  const float* weights;      // [Nk] or null
   const std::uint8_t* caps;  // [Nk] or null
   const float* budget;       // [kMaxLevels]
 
   [[nodiscard]] const Config& config() const { return geometry.config; }
   [[nodiscard]] float share_of(int level) const { return budget[level - 1]; }
+  [[nodiscard]] float importance_of(index_t kv_block) const {
+    if (importance == nullptr) return 0.0F;
+    const float weight = weights == nullptr ? 1.0F : weights[kv_block];
+    return semantics::ranked_importance(importance[kv_block] * weight);
+  }
   [[nodiscard]] bool is_official() const { return config().compat == Compat::kOfficial; }
   [[nodiscard]] int rest_code() const {
     return reads_means(config().rest) ? semantics::kBlockMeanCode : semantics::kSkipCode;
@@ -58,8 +65,7 @@ std::vector<RankKey> candidates(const LevelRow& row) {
         semantics::block_visibility(config.causal, queries, keys, len_q, row.kv_length);
     if (visibility == semantics::Visibility::kHidden) continue;
     const bool forced = semantics::is_forced(row.geometry.forced, queries, keys, j, visibility);
-    const float importance = row.importance == nullptr ? 0.0F : row.importance[j];
-    found.push_back({forced, semantics::ranked_importance(importance), j});
+    found.push_back({forced, row.importance_of(j), j});
   }
   return found;
 }
@@ -245,15 +251,19 @@ void levels(const core::StageContext& context, const core::LevelsParams& params)
   const core::RowChunk& chunk = params.chunk;
   const index_t num_kv_blocks = geometry.num_kv_blocks;
   const float* importance = params.importance;
+  const auto of_head = [&](const auto* values, index_t kv_head) {
+    return values == nullptr ? nullptr : values + kv_head * num_kv_blocks;
+  };
   for (index_t b = chunk.batch_begin; b < chunk.batch_end; ++b) {
     const index_t kv_length = key_length(geometry, params.inputs, b);
     for (index_t h = 0; h < geometry.shape.heads_q; ++h) {
       const index_t kv_head = b * geometry.shape.heads_kv + h / geometry.heads_per_kv();
-      const std::uint8_t* caps =
-          params.caps == nullptr ? nullptr : params.caps + kv_head * num_kv_blocks;
+      const float* weights = of_head(params.weights, kv_head);
+      const std::uint8_t* caps = of_head(params.caps, kv_head);
       for (index_t i = chunk.q_block_begin; i < chunk.q_block_end; ++i) {
-        const LevelRow row{geometry,  b,          h,    i,
-                           kv_length, importance, caps, params.budget(geometry.config, h)};
+        const LevelRow row{geometry, b,         h,
+                           i,        kv_length, importance,
+                           weights,  caps,      params.budget(geometry.config, h)};
         assign_row(row, params.levels.row(b, h, i));
         if (importance != nullptr) importance += num_kv_blocks;
       }

@@ -14,6 +14,7 @@ namespace psa::reference {
 void cluster(const core::StageContext& context, const core::ClusterParams& params);
 void pyramid(const core::StageContext& context, const core::PyramidParams& params);
 void similarity(const core::StageContext& context, const core::SimilarityParams& params);
+void value_weights(const core::StageContext& context, const core::ValueWeightsParams& params);
 void importance(const core::StageContext& context, const core::ImportanceParams& params);
 void levels(const core::StageContext& context, const core::LevelsParams& params);
 void attention(const core::StageContext& context, const core::AttentionParams& params);

@@ -38,6 +38,13 @@ PSA_HD inline float ranked_importance(float importance) {
   return importance == importance ? importance : -std::numeric_limits<float>::infinity();
 }
 
+/// S-27. Weight of a KV block whose values lie this far, squared, from the average on average; what
+/// is not finite becomes the largest weight.
+PSA_HD inline float value_weight(float mean_square) {
+  const float weight = std::sqrt(mean_square);
+  return weight <= kLargestFloat ? weight : kLargestFloat;
+}
+
 /// A block of one row with what its rank depends on.
 struct RankKey {
   bool forced;       ///< must be read at level 1 (S-18)

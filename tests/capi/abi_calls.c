@@ -232,6 +232,9 @@ static void check_bad_problems(void) {
   config.use_similarity_cap = -1;
   CHECK_ERROR(create(good, config, NULL), PSA_INVALID_ARGUMENT, "use_similarity_cap is -1");
   psa_config_init(&config);
+  config.weigh_values = 2;
+  CHECK_ERROR(create(good, config, NULL), PSA_INVALID_ARGUMENT, "weigh_values is 2");
+  psa_config_init(&config);
   config.importance = 5;
   CHECK_ERROR(create(good, config, NULL), PSA_INVALID_ARGUMENT, "importance is 5");
 }

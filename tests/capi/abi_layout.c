@@ -105,7 +105,7 @@ PIN(psa_config, compat, 152);
 PIN(psa_config, head_density, 160);
 PIN(psa_config, num_head_densities, 168);
 PIN(psa_config, rest_cutoff, 176);
-PIN(psa_config, reserved, 180);
+PIN(psa_config, weigh_values, 180);
 
 PIN_SIZE(psa_preset, 224);
 PIN(psa_preset, struct_size, 0);

@@ -71,7 +71,8 @@ TEST(Problem, ReadsEverySetting) {
       "b1h4/2q512d64 text=12 text_side=back causal rule=threshold,.5,.6 rest=skip block=64x32 "
       "rest_cutoff=1.5 min_full=2 sink=1 sim=.7,.65 share_group_map importance=antidiagonal "
       "samples_q=8 "
-      "samples_kv=4 stride=16 pooled=8 seed=7 text_keys=sparse text_queries=sparse tile=1x4x4 "
+      "samples_kv=4 stride=16 pooled=8 weigh_values seed=7 text_keys=sparse text_queries=sparse "
+      "tile=1x4x4 "
       "clusters=8x9 iterations=3 scale=.25");
   const Config& c = p.config;
   EXPECT_EQ(p.layout.text_tokens, 12);
@@ -93,6 +94,7 @@ TEST(Problem, ReadsEverySetting) {
   EXPECT_EQ(c.samples_kv, 4);
   EXPECT_EQ(c.antidiagonal_stride, 16);
   EXPECT_EQ(c.pooled_tokens, 8);
+  EXPECT_TRUE(c.weigh_values);
   EXPECT_EQ(c.seed, 7U);
   EXPECT_FALSE(c.text_keys_full);
   EXPECT_FALSE(c.text_queries_full);

@@ -12,7 +12,8 @@ from harness import PsaTest
 
 PROMPTS = ["a red circle moves left", "a blue circle moves left"]
 BLOCKS = ["--block", "16x16", "--pooled", "8"]
-MEANS = ["--order", "gilbert", "--importance", "pooled_lse", "--rest", "mean", "--levels", "1"]
+MEANS = ["--order", "gilbert", "--importance", "pooled_lse", "--rest", "mean", "--levels", "1",
+         "--weigh-values=false"]  # which would cost a part of the density
 
 
 class TuneTest(PsaTest):
@@ -85,6 +86,16 @@ class Presets(TuneTest):
             self.assertEqual(texts, tried)
             written = "rest_cutoff" in (self.folder / "tuned.yaml").read_text()
             self.assertEqual(written, "cutoff" in found["chosen"])
+
+    def test_tries_weighed_values_where_the_rest_is_read_unless_told(self):
+        for flags, tried in (((), {False, True}), (("--weigh-values",), {True}),
+                             (("--weigh-values=false",), {False}), (("--rest", "skip"), {False})):
+            rest = () if "--rest" in flags else ("--rest", "mean")
+            found = self.tuned("--order", "gilbert", "--levels", "1", *rest, *flags)
+            texts = [c["candidate"] for c in found["candidates"]]
+            self.assertEqual({"values weighed" in text for text in texts}, tried)
+            written = "weigh_values: true" in (self.folder / "tuned.yaml").read_text()
+            self.assertEqual(written, "values weighed" in found["chosen"])
 
     def test_equal_captures_give_equal_files(self):
         self.tuned("--threads", "1")

@@ -33,6 +33,7 @@ Problem video() {
   problem.layout = {18, TextSide::kBack, {5, 7, 9}};
   problem.config.reorder = Reorder::kGilbert;
   problem.config.similarity_cap = {{0.0F, -0.1F, -0.1F, -0.1F}};
+  problem.config.weigh_values = true;
   return problem;
 }
 

@@ -105,6 +105,7 @@ Problem video(Importance importance, Reorder reorder = Reorder::kGilbert) {
   problem.config.reorder = reorder;
   problem.config.budget = {0.1F, 0.3F, 0.5F, 0.7F, 0.7F};
   problem.config.similarity_cap = {{0.0F, -0.1F, -0.1F, -0.1F}};
+  problem.config.weigh_values = true;
   return problem;
 }
 

@@ -136,6 +136,12 @@ const BadField kBadFields[] = {
        r.config.compat = Compat::kOfficial;
        r.config.block_kv = 64;
      }},
+    {"weigh_values is true", "must be false",
+     [](Request& r) {
+       r.config.compat = Compat::kOfficial;
+       r.config.rest = Rest::kSkip;
+       r.config.weigh_values = true;
+     }},
     {"rest is mean", "must be skip", [](Request& r) { r.config.compat = Compat::kOfficial; }},
     {"rest is linear", "must be skip",
      [](Request& r) {

@@ -40,6 +40,7 @@ Problem video() {
   problem.config.importance = Importance::kPooledLse;
   problem.config.reorder = Reorder::kGilbert;
   problem.config.similarity_cap = {{0.0F, -0.1F, -0.1F, -0.1F}};
+  problem.config.weigh_values = true;
   return problem;
 }
 
@@ -256,6 +257,7 @@ TEST(DeviceStages, OfTheRunnerTakeAndGiveHostMemory) {
     Pyramid got = device.pyramid(tensors.inputs());
     EXPECT_TRUE(got.k(2).buffer().has_same_bytes(pyramid.k(2).buffer()));
     EXPECT_EQ(device.similarity(tensors.inputs()), host.similarity(tensors.inputs()));
+    EXPECT_EQ(device.value_weights(tensors.inputs()), host.value_weights(tensors.inputs()));
     const std::vector<float> importance = host.importance(tensors.inputs(), pyramid);
     EXPECT_EQ(device.importance(tensors.inputs(), pyramid), importance);
     EXPECT_EQ(device.levels(tensors.kv_lengths, importance),

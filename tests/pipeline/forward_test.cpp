@@ -34,6 +34,7 @@ Problem video(Importance importance) {
   problem.config.reorder = Reorder::kGilbert;
   problem.config.budget = {0.1F, 0.3F, 0.5F, 0.7F, 0.7F};
   problem.config.similarity_cap = {{0.0F, -0.1F, -0.1F, -0.1F}};
+  problem.config.weigh_values = true;
   return problem;
 }
 

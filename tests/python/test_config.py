@@ -32,6 +32,7 @@ ALL = psa.Config(
     stride=4,
     pooled=8,
     seed=2**64 - 1,
+    weigh_values=True,
     text_keys="sparse",
     text_queries="sparse",
     order="tile3d",
@@ -63,7 +64,7 @@ def test_values_may_be_the_command_lines_text():
     )
     assert from_text == psa.Config(
         budget=(0.1, 0.2, 0.2), rest="linear", rest_cutoff=2, block=(64, 32), tile=(3, 8, 8),
-        causal=True, order="gilbert",
+        causal=True, order="gilbert", weigh_values=True,
     )
 
 

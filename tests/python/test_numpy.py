@@ -70,6 +70,7 @@ SPARSE = {
     "gilbert": {**SMALL, "order": "gilbert"},
     "similarity": {**SMALL, "similarity": (0.1, 0.05)},
     "blocks": {"block": (64, 16), "density": 0.3},
+    "values": {**SMALL, "weigh_values": True},
 }
 
 
@@ -109,6 +110,16 @@ def test_level_map_of_one_call_serves_the_next(qkv):
     np.testing.assert_array_equal(levels, same)
     everything = psa.attention(q, k, v, config=SMALL, levels=np.ones_like(levels))
     assert close(everything, dense_attention(q, k, v)[0])
+
+
+def test_selection_that_weighs_values_needs_them(qkv):
+    q, k, v = qkv
+    plan = psa.Plan(q.shape, k.shape, psa.Config(**SMALL, weigh_values=True))
+    _, used = plan.forward(q, k, v, return_levels=True)
+    np.testing.assert_array_equal(plan.select_levels(q, k, v), used)
+    assert (psa.Plan(q.shape, k.shape, SMALL).select_levels(q, k) != used).any()
+    with pytest.raises(ValueError, match="v"):
+        plan.select_levels(q, k)
 
 
 def test_plan_selects_the_levels_that_it_reads(qkv):

@@ -28,11 +28,13 @@ void expect_equal_levels(const Problem& problem, const std::vector<std::int32_t>
   const StageRunner chunked(cpu::backend(), g, {.threads = 3, .chunk_q_blocks = 2});
   for (const ImportanceKind kind : kImportanceKinds) {
     const auto importance = random_importance(g, kind, 11);
-    for (const auto& caps : {std::vector<std::uint8_t>(), random_caps(g, 12)}) {
+    for (const bool is_full : {false, true}) {
+      const auto caps = is_full ? random_caps(g, 12) : std::vector<std::uint8_t>();
+      const auto weights = is_full ? random_weights(g, 13) : std::vector<float>();
       SCOPED_TRACE(describe(problem) + ", kind " + std::to_string(static_cast<int>(kind)));
-      const auto expected = reference.levels(kv_lengths, importance, caps);
-      EXPECT_EQ(whole.levels(kv_lengths, importance, caps), expected);
-      EXPECT_EQ(chunked.levels(kv_lengths, importance, caps), expected);
+      const auto expected = reference.levels(kv_lengths, importance, caps, weights);
+      EXPECT_EQ(whole.levels(kv_lengths, importance, caps, weights), expected);
+      EXPECT_EQ(chunked.levels(kv_lengths, importance, caps, weights), expected);
     }
   }
   EXPECT_EQ(whole.levels(kv_lengths, {}), reference.levels(kv_lengths, {})) << describe(problem);

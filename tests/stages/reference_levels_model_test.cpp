@@ -12,6 +12,7 @@
 #include <vector>
 
 #include "reference/backend.hpp"
+#include "support/level_cases.hpp"
 #include "support/problem_cases.hpp"
 #include "support/stage_runner.hpp"
 
@@ -203,7 +204,7 @@ std::vector<double> model_row_candidates(const Problem& problem, index_t n) {
 
 /// [B, Hq, Nq, Nk].
 Codes model_levels(const Problem& problem, const std::vector<float>& importance,
-                   const std::vector<std::uint8_t>& caps,
+                   const std::vector<std::uint8_t>& caps, const std::vector<float>& weights,
                    const std::vector<std::int32_t>& kv_lengths) {
   const core::Geometry g = problem.geometry();
   const ProblemShape& s = problem.shape;
@@ -219,7 +220,9 @@ Codes model_levels(const Problem& problem, const std::vector<float>& importance,
         std::vector<Block> blocks = model_blocks(problem, n, i);
         const std::size_t row = codes.size();
         for (std::size_t j = 0; j < num_kv_blocks; ++j) {
-          if (!importance.empty()) blocks[j].importance = importance[row + j];
+          if (importance.empty()) continue;
+          const std::size_t block = static_cast<std::size_t>(kv_head) * num_kv_blocks + j;
+          blocks[j].importance = importance[row + j] * (weights.empty() ? 1.0F : weights[block]);
         }
         const std::vector<int> row_codes = model_row(problem.config, row_candidates, i, blocks);
         for (std::size_t j = 0; j < num_kv_blocks; ++j) {
@@ -281,8 +284,10 @@ TEST_P(ReferenceLevelsCases, S13ToS18AndS26AgreeWithASecondModel) {
       caps.resize(static_cast<std::size_t>(g.shape.batch * g.shape.heads_kv * g.num_kv_blocks));
       for (std::uint8_t& cap : caps) cap = static_cast<std::uint8_t>(1 + generator() % 5);
     }
-    ASSERT_EQ(StageRunner(reference::backend(), g).levels(kv_lengths, importance, caps),
-              model_levels(problem, importance, caps, kv_lengths))
+    const std::vector<float> weights =
+        round % 4 == 1 ? random_weights(g, generator()) : std::vector<float>();
+    ASSERT_EQ(StageRunner(reference::backend(), g).levels(kv_lengths, importance, caps, weights),
+              model_levels(problem, importance, caps, weights, kv_lengths))
         << "round " << round;
   }
 }

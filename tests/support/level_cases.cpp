@@ -39,6 +39,20 @@ std::vector<std::uint8_t> random_caps(const core::Geometry& g, std::uint64_t see
   return caps;
 }
 
+std::vector<float> random_weights(const core::Geometry& g, std::uint64_t seed) {
+  std::mt19937_64 generator(seed);
+  std::lognormal_distribution<float> spread(0.0F, 1.0F);
+  std::vector<float> weights(
+      static_cast<std::size_t>(g.shape.batch * g.shape.heads_kv * g.num_kv_blocks));
+  for (float& weight : weights) {
+    weight = spread(generator);
+    const std::uint64_t draw = generator() % 32;
+    if (draw == 0) weight = 0.0F;
+    if (draw == 1) weight = semantics::kLargestFloat;
+  }
+  return weights;
+}
+
 std::vector<ProblemCase> long_causal_cases() {
   const auto make = [](const char* name, index_t len_q, index_t len_kv, std::int32_t block_q,
                        std::vector<std::int32_t> kv_lengths) {

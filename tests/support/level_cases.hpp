@@ -24,6 +24,8 @@ inline constexpr ImportanceKind kImportanceKinds[] = {
 /// [B, Hkv, Nk], each 1..5.
 [[nodiscard]] std::vector<std::uint8_t> random_caps(const core::Geometry& geometry,
                                                     std::uint64_t seed);
+/// [B, Hkv, Nk], some of them 0 and some the largest float.
+[[nodiscard]] std::vector<float> random_weights(const core::Geometry& geometry, std::uint64_t seed);
 /// Causal calls with query blocks that see from few to some hundred blocks (S-14), in 16-bit types.
 [[nodiscard]] std::vector<ProblemCase> long_causal_cases();
 [[nodiscard]] std::vector<Config> level_configs(const Config& base);

@@ -145,6 +145,17 @@ std::vector<std::uint8_t> StageRunner::similarity(const core::Inputs& inputs) co
   return contents<std::uint8_t>(caps);
 }
 
+std::vector<float> StageRunner::value_weights(const core::Inputs& inputs) const {
+  const ProblemShape& s = geometry_.shape;
+  const index_t count = s.batch * s.heads_kv * geometry_.num_kv_blocks;
+  GuardedBuffer weights(bytes_for(count, sizeof(float)));
+  run([&](const core::StageContext& context, DeviceCopies& copies) {
+    backend_.value_weights(context, {copies.in(inputs, s), copies.out(weights.as<float>(), count)});
+  });
+  EXPECT_TRUE(weights.is_intact()) << "written outside the weights";
+  return contents<float>(weights);
+}
+
 std::vector<float> StageRunner::importance(const core::Inputs& inputs, Pyramid& pyramid,
                                            const std::vector<float>& scores) const {
   const ProblemShape& s = geometry_.shape;
@@ -175,7 +186,8 @@ std::vector<float> StageRunner::importance(const core::Inputs& inputs, Pyramid& 
 
 std::vector<LevelCode> StageRunner::levels(const std::vector<std::int32_t>& kv_lengths,
                                            const std::vector<float>& importance,
-                                           const std::vector<std::uint8_t>& caps) const {
+                                           const std::vector<std::uint8_t>& caps,
+                                           const std::vector<float>& weights) const {
   const ProblemShape& s = geometry_.shape;
   const index_t row_floats = geometry_.num_kv_blocks;
   core::Inputs inputs;  // only the key lengths
@@ -197,6 +209,7 @@ std::vector<LevelCode> StageRunner::levels(const std::vector<std::int32_t>& kv_l
           context,
           {copies.in(inputs, s), chunk,
            copies.in(rows.empty() ? nullptr : rows.data(), static_cast<index_t>(rows.size())),
+           copies.in(weights.empty() ? nullptr : weights.data(), std::ssize(weights)),
            copies.in(caps.empty() ? nullptr : caps.data(), static_cast<index_t>(caps.size())),
            device_view,
            copies.in(geometry_.head_budgets.empty() ? nullptr : geometry_.head_budgets.data(),

@@ -61,13 +61,15 @@ class StageRunner {
   [[nodiscard]] ClusterResult cluster(const core::Inputs& inputs, bool with_queries = true) const;
   [[nodiscard]] Pyramid pyramid(const core::Inputs& inputs) const;
   [[nodiscard]] std::vector<std::uint8_t> similarity(const core::Inputs& inputs) const;
+  [[nodiscard]] std::vector<float> value_weights(const core::Inputs& inputs) const;
   /// [B, Hq, Nq, Nk]. `scores`: user_scores, of the same shape.
   [[nodiscard]] std::vector<float> importance(const core::Inputs& inputs, Pyramid& pyramid,
                                               const std::vector<float>& scores = {}) const;
-  /// [B, Hq, Nq, Nk]. Empty importance: all equal; empty caps: none.
+  /// [B, Hq, Nq, Nk]. Empty importance: all equal; empty caps, weights: none.
   [[nodiscard]] std::vector<LevelCode> levels(const std::vector<std::int32_t>& kv_lengths,
                                               const std::vector<float>& importance,
-                                              const std::vector<std::uint8_t>& caps = {}) const;
+                                              const std::vector<std::uint8_t>& caps = {},
+                                              const std::vector<float>& weights = {}) const;
   [[nodiscard]] AttentionResult attention(const core::Inputs& inputs, Pyramid& pyramid,
                                           const std::vector<LevelCode>& levels) const;
 

@@ -222,6 +222,7 @@ const core::Backend& walled_backend() {
       .cluster = run_later<&Backend::cluster, core::ClusterParams>,
       .pyramid = run_later<&Backend::pyramid, core::PyramidParams>,
       .similarity = run_later<&Backend::similarity, core::SimilarityParams>,
+      .value_weights = run_later<&Backend::value_weights, core::ValueWeightsParams>,
       .importance = run_later<&Backend::importance, core::ImportanceParams>,
       .levels = run_later<&Backend::levels, core::LevelsParams>,
       .attention = attention,

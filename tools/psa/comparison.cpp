@@ -306,6 +306,7 @@ Config method_config(Method method, const Config& psa) {
       config.budget = {1, 1, 1, 1, 1};
       config.head_density.clear();
       config.similarity_cap.reset();
+      config.weigh_values = false;  // as published
       config.rest = method == Method::kBinaryMean ? Rest::kMean : Rest::kSkip;
       if (method == Method::kBinaryUnordered) config.reorder = Reorder::kNone;
       // The published code has no block means.
@@ -316,6 +317,7 @@ Config method_config(Method method, const Config& psa) {
       config.num_levels = 4;
       config.budget = {0.10F, 0.15F, 0.15F, 0.35F, 0.35F};
       config.head_density.clear();
+      config.weigh_values = false;
       config.rest = Rest::kSkip;
       return config;
     case Method::kDense:

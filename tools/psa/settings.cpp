@@ -71,6 +71,8 @@ void apply_preset(Problem& p, const std::string& label, std::string_view text) {
   reject({label, text}, allowed);
 }
 
+std::string switch_text(bool on) { return on ? "true" : "false"; }
+
 void set_budget(Config& config, const Given& given, const std::vector<float>& shares) {
   if (!std::is_sorted(shares.begin(), shares.end())) {
     reject(given, "shares are cumulative, each must be at least the one before");
@@ -232,7 +234,7 @@ constexpr std::array kSelection{
             },
             [](const Problem& p, const Problem& d) {
               return unless_default(p.config.share_group_map, d.config.share_group_map,
-                                    [](bool on) { return on ? "true" : "false"; });
+                                    switch_text);
             }},
     Setting{"compat", "", "none|official", "results of the published code (block 128, rest skip)",
             SettingGroup::kSelection,
@@ -300,6 +302,15 @@ constexpr std::array kImportance{
     Setting{"pooled", "", "8|16", "pooled_lse: tokens per sub-block (default 16)",
             SettingGroup::kImportance, apply_choice<&Config::pooled_tokens, 8, 16>,
             format_field<&Config::pooled_tokens>},
+    Setting{"weigh_values", "", "",
+            "importance counts times how far a block's values lie from average",
+            SettingGroup::kImportance,
+            [](Problem& p, const std::string& label, std::string_view text) {
+              p.config.weigh_values = parse_switch({label, text});
+            },
+            [](const Problem& p, const Problem& d) {
+              return unless_default(p.config.weigh_values, d.config.weigh_values, switch_text);
+            }},
     Setting{"seed", "", "N", "of samples and clusters; equal seeds give equal maps (default 0)",
             SettingGroup::kImportance, apply_seed,
             [](const Problem& p, const Problem& d) {
@@ -413,8 +424,7 @@ constexpr std::array kLayout{
               p.config.causal = parse_switch({label, text});
             },
             [](const Problem& p, const Problem& d) {
-              return unless_default(p.config.causal, d.config.causal,
-                                    [](bool on) { return on ? "true" : "false"; });
+              return unless_default(p.config.causal, d.config.causal, switch_text);
             }},
     Setting{"scale", "", "X", "soft-max scale (0: 1/sqrt(head_dim))", SettingGroup::kLayout,
             apply_scale,

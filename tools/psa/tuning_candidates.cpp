@@ -23,6 +23,7 @@ double selection_cost_of(const Plan& plan, const Config& config) {
 
 std::vector<Config> combinations(const SearchSpace& space, const Config& base) {
   const std::vector<float> no_cutoff{0};
+  const std::vector<bool> not_weighed{false};
   std::vector<Config> all;
   for (const Reorder order : space.orders) {
     for (const Importance estimator : space.estimators) {
@@ -40,7 +41,10 @@ std::vector<Config> combinations(const SearchSpace& space, const Config& base) {
           config.compat = Compat::kNone;  // which has neither means nor densities by head
           for (const float cutoff : reads_means(rest) ? space.rest_cutoffs : no_cutoff) {
             config.rest_cutoff = cutoff;
-            all.push_back(config);
+            for (const bool weighs : reads_means(rest) ? space.weigh_values : not_weighed) {
+              config.weigh_values = weighs;
+              all.push_back(config);
+            }
           }
         }
       }
@@ -67,13 +71,17 @@ SearchSpace search_space(const Problem& base, const CallOptions& flags) {
                      {4, Rest::kSkip},
                      {1, Rest::kSkip}},
                     {128, 64},
-                    {0, find_preset("balanced").config.rest_cutoff}};
+                    {0, find_preset("balanced").config.rest_cutoff},
+                    {false, true}};
   if (config.causal) space.estimators.push_back(Importance::kAntidiagonal);
   if (flags.has_flag("order")) space.orders = {config.reorder};
   if (flags.has_flag("importance")) space.estimators = {config.importance};
   if (flags.has_flag("block")) space.block_kv = {config.block_kv};
   if (flags.has_flag("rest_cutoff") || config.rest_cutoff > 0.0F) {
     space.rest_cutoffs = {config.rest_cutoff};
+  }
+  if (flags.has_flag("weigh_values") || config.weigh_values) {
+    space.weigh_values = {config.weigh_values};
   }
   const auto erase_splits = [&space](const auto& is_other) {
     space.splits.erase(std::remove_if(space.splits.begin(), space.splits.end(), is_other),
@@ -129,6 +137,7 @@ std::string candidate_text(const Config& config) {
     text += *find_setting(name)->format(given, other) + " ";
   }
   text += std::to_string(config.num_levels) + (config.num_levels == 1 ? " level" : " levels");
+  if (config.weigh_values) text += ", values weighed";
   if (const auto cutoff = find_setting("rest_cutoff")->format(given, Problem{})) {
     text += ", cutoff " + *cutoff;
   }

@@ -18,6 +18,7 @@ struct SearchSpace {
   std::vector<std::pair<std::int32_t, Rest>> splits;  ///< levels in use, and the rest
   std::vector<std::int32_t> block_kv;
   std::vector<float> rest_cutoffs;  ///< where the rest is read
+  std::vector<bool> weigh_values;   ///< the same; elsewhere values are not weighed
 };
 
 /// Every order that makes sense for the tokens of `base`.

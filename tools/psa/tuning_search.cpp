@@ -220,15 +220,19 @@ Ladder make_ladder(const Contender& contender) {
   return ladder;
 }
 
-/// The best blocks alone, in the best of all orders.
+/// The best blocks alone, as published: values are not weighed. In the best of all orders.
 std::optional<Contender> SearchRun::best_binary(double density) {
   const auto reader =
       std::find_if(result_.finalists.begin(), result_.finalists.end(),
                    [](const Ladder& ladder) { return reads_means(ladder.candidate.config.rest); });
   if (reader == result_.finalists.end()) return std::nullopt;
   const Config& config = reader->candidate.config;
-  const SearchSpace space{
-      all_orders(result_.problem), {config.importance}, {{1, Rest::kSkip}}, {config.block_kv}, {}};
+  const SearchSpace space{all_orders(result_.problem),
+                          {config.importance},
+                          {{1, Rest::kSkip}},
+                          {config.block_kv},
+                          {},
+                          {}};
   std::vector<Contender> contenders;
   for (const Candidate& candidate :
        candidates_of(space, result_.problem, options_.plan_options())) {

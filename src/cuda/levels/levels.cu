@@ -2,7 +2,8 @@
 
 // Levels stage: from the importance of a row's blocks to their levels (S-13 to S-18).
 //
-//   in   importance of a chunk (null: all equal), caps [B, Hkv, Nk] (null: none), key lengths
+//   in   importance of a chunk (null: all equal), weights [B, Hkv, Nk] and caps [B, Hkv, Nk] (null:
+//        none), key lengths
 //   out  levels     [B, Hq, Nq, Nk], the rows of the chunk; hidden blocks become 0
 //
 // The rank of a block is a pair (bits, KV block): fewer bits rank earlier, equal bits by rising
@@ -67,6 +68,7 @@ constexpr std::uint32_t kNoPosition = 0xFFFFFFFFU;
 
 struct RowParams {
   const float* importance;         // [batch elements, Hq, q_blocks, Nk] or null
+  const float* weights;            // [B, Hkv, Nk] or null
   const std::uint8_t* caps;        // [B, Hkv, Nk] or null
   const std::int32_t* kv_lengths;  // [B] or null
   LevelMapView levels;
@@ -148,6 +150,7 @@ struct Row {
   const RowShape& shape;
   RowThreads<Cta::kWarps> threads;
   const float* importance;   // [Nk] or null
+  const float* weights;      // [Nk] or null
   const std::uint8_t* caps;  // [Nk] or null
   LevelCode* codes;          // [Nk]
   int head;                  // unused without kHeadBudgets
@@ -160,7 +163,8 @@ struct Row {
   float largest;                // importance if positive, else 0
 
   [[nodiscard]] __device__ float importance_of(int j) const {
-    return importance == nullptr ? 0.0F : __ldg(importance + j);
+    if (importance == nullptr) return 0.0F;
+    return __ldg(importance + j) * (weights == nullptr ? 1.0F : __ldg(weights + j));
   }
 
   /// S-24.
@@ -462,6 +466,7 @@ __global__ void __launch_bounds__(Cta::kThreads, min_ctas<kRule, kHeadBudgets, C
       .shape = shape,
       .threads = {cta_thread % kRowThreads, lane, exchange},
       .importance = p.importance == nullptr ? nullptr : p.importance + row * p.num_kv_blocks,
+      .weights = p.weights == nullptr ? nullptr : p.weights + kv_head * p.num_kv_blocks,
       .caps = p.caps == nullptr ? nullptr : p.caps + kv_head * p.num_kv_blocks,
       .codes = p.levels.row(batch, head, q_block),
       .head = head,
@@ -480,6 +485,7 @@ RowParams make_params(const StageContext& context, const core::LevelsParams& par
   const core::Geometry& g = context.geometry;
   RowParams p{};
   p.importance = params.importance;
+  p.weights = params.weights;
   p.caps = params.caps;
   p.kv_lengths = params.inputs.kv_lengths;
   p.levels = params.levels;
