@@ -45,7 +45,8 @@ struct LevelRow {
   [[nodiscard]] float importance_of(index_t kv_block) const {
     if (importance == nullptr) return 0.0F;
     const float weight = weights == nullptr ? 1.0F : weights[kv_block];
-    return semantics::ranked_importance(importance[kv_block] * weight);
+    return semantics::ranked_importance(
+        semantics::weighed_importance(importance[kv_block], weight));
   }
   [[nodiscard]] bool is_official() const { return config().compat == Compat::kOfficial; }
   [[nodiscard]] int rest_code() const {

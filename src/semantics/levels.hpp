@@ -45,6 +45,11 @@ PSA_HD inline float value_weight(float mean_square) {
   return weight <= kLargestFloat ? weight : kLargestFloat;
 }
 
+/// S-27. What stands for the importance of a block wherever levels depend on it.
+PSA_HD inline float weighed_importance(float importance, float weight) {
+  return importance * weight;
+}
+
 /// A block of one row with what its rank depends on.
 struct RankKey {
   bool forced;       ///< must be read at level 1 (S-18)

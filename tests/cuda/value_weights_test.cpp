@@ -7,20 +7,14 @@
 #include <vector>
 
 #include "cuda/cuda_test.hpp"
-#include "reference/backend.hpp"
-#include "support/stage_runner.hpp"
 #include "support/value_cases.hpp"
 
 namespace psa::testing {
 namespace {
 
-void expect_weights_of_reference(Problem problem, const core::Inputs& inputs) {
-  problem.config.weigh_values = true;
-  const core::Geometry g = problem.geometry();
-  const auto expected = StageRunner(reference::backend(), g).value_weights(inputs);
-  for (const core::Backend* backend : cuda_backends(g)) {
-    SCOPED_TRACE(backend->isa);
-    expect_near_weights(StageRunner(*backend, g).value_weights(inputs), expected);
+void expect_weights_on_every_isa(const Problem& problem, const core::Inputs& inputs) {
+  for (const core::Backend* backend : cuda_backends(problem.geometry())) {
+    expect_weights_of_reference(*backend, problem, inputs);
   }
 }
 
@@ -28,19 +22,19 @@ class CudaValueWeights : public CudaCases {};
 
 TEST_P(CudaValueWeights, AreThoseOfTheReference) {
   QkvTensors tensors = GetParam().make_inputs(63);
-  expect_weights_of_reference(GetParam().problem, tensors.inputs());
+  expect_weights_on_every_isa(GetParam().problem, tensors.inputs());
 }
 
 TEST_P(CudaValueWeights, AreThoseOfTheReferenceFarFromZero) {
   QkvTensors tensors = GetParam().make_inputs(64);
   move_values(tensors.v, 40.0F);
-  expect_weights_of_reference(GetParam().problem, tensors.inputs());
+  expect_weights_on_every_isa(GetParam().problem, tensors.inputs());
 }
 
 TEST_P(CudaValueWeights, AreThoseOfTheReferenceWithValuesThatAreNotFinite) {
   QkvTensors tensors = GetParam().make_inputs(65);
   spoil_values(tensors.v);
-  expect_weights_of_reference(GetParam().problem, tensors.inputs());
+  expect_weights_on_every_isa(GetParam().problem, tensors.inputs());
 }
 
 INSTANTIATE_TEST_SUITE_P(Cases, CudaValueWeights, ::testing::ValuesIn(half_cases()), case_name);
@@ -67,7 +61,7 @@ TEST_F(CudaValueWeightsSizes, HeadsAndBlocksOfEverySize) {
         SCOPED_TRACE(describe(problem));
         QkvTensors tensors = random_qkv(problem, 62);
         tensors.kv_lengths = {1900, 531};
-        expect_weights_of_reference(problem, tensors.inputs());
+        expect_weights_on_every_isa(problem, tensors.inputs());
       }
     }
   }

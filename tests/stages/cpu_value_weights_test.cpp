@@ -6,21 +6,15 @@
 #include <gtest/gtest.h>
 
 #include "cpu/backend.hpp"
-#include "reference/backend.hpp"
 #include "support/problem_cases.hpp"
-#include "support/stage_runner.hpp"
 #include "support/value_cases.hpp"
 
 namespace psa::testing {
 namespace {
 
-void expect_weights_of_reference(Problem problem, const core::Inputs& inputs) {
-  problem.config.weigh_values = true;
-  const core::Geometry g = problem.geometry();
-  const auto expected = StageRunner(reference::backend(), g).value_weights(inputs);
+void expect_weights_on_every_isa(const Problem& problem, const core::Inputs& inputs) {
   for (const core::Backend& backend : cpu::all_backends()) {
-    SCOPED_TRACE(backend.isa);
-    expect_near_weights(StageRunner(backend, g, {.threads = 2}).value_weights(inputs), expected);
+    expect_weights_of_reference(backend, problem, inputs, {.threads = 2});
   }
 }
 
@@ -28,19 +22,19 @@ class CpuValueWeights : public ::testing::TestWithParam<ProblemCase> {};
 
 TEST_P(CpuValueWeights, AreThoseOfTheReference) {
   QkvTensors tensors = GetParam().make_inputs(63);
-  expect_weights_of_reference(GetParam().problem, tensors.inputs());
+  expect_weights_on_every_isa(GetParam().problem, tensors.inputs());
 }
 
 TEST_P(CpuValueWeights, AreThoseOfTheReferenceFarFromZero) {
   QkvTensors tensors = GetParam().make_inputs(64);
   move_values(tensors.v, 40.0F);
-  expect_weights_of_reference(GetParam().problem, tensors.inputs());
+  expect_weights_on_every_isa(GetParam().problem, tensors.inputs());
 }
 
 TEST_P(CpuValueWeights, AreThoseOfTheReferenceWithValuesThatAreNotFinite) {
   QkvTensors tensors = GetParam().make_inputs(65);
   spoil_values(tensors.v);
-  expect_weights_of_reference(GetParam().problem, tensors.inputs());
+  expect_weights_on_every_isa(GetParam().problem, tensors.inputs());
 }
 
 INSTANTIATE_TEST_SUITE_P(Cases, CpuValueWeights, ::testing::ValuesIn(problem_cases()),

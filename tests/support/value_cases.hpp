@@ -3,8 +3,9 @@
 
 // What the value weights stage of every backend is tested with (S-27).
 
-#include <vector>
-
+#include "core/backend.hpp"
+#include "support/problem_cases.hpp"
+#include "support/stage_runner.hpp"
 #include "support/tensors.hpp"
 
 namespace psa::testing {
@@ -13,7 +14,8 @@ namespace psa::testing {
 void move_values(Tensor& v, float offset);
 /// Makes one token of each head NaN and one infinite.
 void spoil_values(Tensor& v);
-/// Equal but for rounding in float.
-void expect_near_weights(const std::vector<float>& weights, const std::vector<float>& expected);
+/// A backend's value weights are those of the reference but for rounding in float.
+void expect_weights_of_reference(const core::Backend& backend, Problem problem,
+                                 const core::Inputs& inputs, const RunOptions& options = {});
 
 }  // namespace psa::testing

@@ -8,6 +8,8 @@
 // tiles it and it lies in one KV block. One thread holds 8 channels of its 16 tokens: 16
 // independent loads of 16 bytes, and all sums over tokens stay in that thread.
 
+#include <algorithm>
+#include <bit>
 #include <cstdint>
 
 #include "core/backend.hpp"
@@ -78,6 +80,28 @@ template <typename Element>
 /// Threads that hold a row together.
 [[nodiscard]] inline int threads_per_row(index_t head_dim) {
   return static_cast<int>(semantics::ceil_div(head_dim, kThreadChannels));
+}
+
+/// How CTAs share the stretches of a head where each holds whole KV blocks of every size: a team of
+/// lanes, a power of two of them, for each stretch.
+struct StretchTiles {
+  static constexpr int kMaxThreads = 256;  // 8 stretches of 32 lanes
+
+  int lanes;      ///< of a team
+  int stretches;  ///< of a CTA: a multiple of 8, which 128 tokens have
+  int tiles;      ///< CTAs of a head
+
+  [[nodiscard]] int threads() const { return stretches * lanes; }
+};
+
+[[nodiscard]] inline StretchTiles stretch_tiles(index_t head_dim, index_t len_kv) {
+  constexpr int kLeastStretches = 8;
+  constexpr int kMinThreads = 128;
+  const auto lanes =
+      static_cast<int>(std::bit_ceil(static_cast<unsigned>(threads_per_row(head_dim))));
+  const int stretches = std::max(kMinThreads, kLeastStretches * lanes) / lanes;
+  return {lanes, stretches,
+          static_cast<int>(semantics::ceil_div(len_kv, index_t{stretches} * kStretchTokens))};
 }
 
 /// 8 packed channels from `from` on, of which the first `channels` exist; the others become 0.

@@ -164,7 +164,8 @@ struct Row {
 
   [[nodiscard]] __device__ float importance_of(int j) const {
     if (importance == nullptr) return 0.0F;
-    return __ldg(importance + j) * (weights == nullptr ? 1.0F : __ldg(weights + j));
+    const float own = __ldg(importance + j);
+    return semantics::weighed_importance(own, weights == nullptr ? 1.0F : __ldg(weights + j));
   }
 
   /// S-24.

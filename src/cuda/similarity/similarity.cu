@@ -20,7 +20,6 @@
 // Cost: bound by memory, one read of K. On an H100 2.4 TB/s at [1,12,75600,128].
 
 #include <algorithm>
-#include <bit>
 
 #include "cuda/device/kv_rows.cuh"
 #include "cuda/grid.hpp"
@@ -32,10 +31,7 @@
 namespace psa::cuda {
 namespace {
 
-/// Stretches of a CTA are a multiple of this: 128 tokens hold whole blocks of every size.
-constexpr int kTileStretches = 8;
-constexpr int kMinThreads = 128;
-constexpr int kMaxThreads = 256;  // 8 stretches of 32 lanes
+constexpr int kMaxThreads = StretchTiles::kMaxThreads;
 constexpr unsigned kAllLanes = 0xFFFFFFFFU;
 constexpr int kFirstLevel = semantics::kFinestLevel + 1;
 constexpr int kPooledLevels = kMaxLevels - semantics::kFinestLevel;
@@ -190,15 +186,15 @@ void launch(const StageContext& context, const core::SimilarityParams& params) {
   p.block_kv = g.config.block_kv;
   p.num_kv_blocks = static_cast<int>(g.num_kv_blocks);
   p.num_levels = g.config.num_levels;
-  p.lanes = static_cast<int>(std::bit_ceil(static_cast<unsigned>(threads_per_row(p.head_dim))));
-  const int threads = std::max(kMinThreads, kTileStretches * p.lanes);
-  p.stretches = threads / p.lanes;
-  p.tiles = static_cast<int>(semantics::ceil_div(p.len_kv, p.stretches * kStretchTokens));
+  const StretchTiles tiles = stretch_tiles(g.shape.head_dim, g.shape.len_kv);
+  p.lanes = tiles.lanes;
+  p.stretches = tiles.stretches;
+  p.tiles = tiles.tiles;
 
   const unsigned int grid = grid_of(g.shape.batch * g.shape.heads_kv * p.tiles);
   const auto kernel =
       has_aligned_rows(params.inputs.k) ? cap_tiles<Element, true> : cap_tiles<Element, false>;
-  kernel<<<grid, threads, 0, stream_of(context.stream)>>>(p);
+  kernel<<<grid, tiles.threads(), 0, stream_of(context.stream)>>>(p);
   check_launch("cap_tiles");
 }
 

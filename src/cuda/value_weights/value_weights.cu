@@ -18,12 +18,11 @@
 // Cost: bound by memory, one read of V; the means, 4 · D bytes a block, are read once per
 // kCtaBlocks blocks from the second-level cache.
 
-#include <algorithm>
-#include <bit>
 #include <cmath>
 
 #include "core/ledger.hpp"
 #include "cuda/device/kv_rows.cuh"
+#include "cuda/device/math.cuh"
 #include "cuda/grid.hpp"
 #include "cuda/launch.cuh"
 #include "cuda/stages.hpp"
@@ -32,10 +31,7 @@
 namespace psa::cuda {
 namespace {
 
-/// Stretches of a CTA are a multiple of this: 128 tokens hold whole blocks of every size.
-constexpr int kTileStretches = 8;
-constexpr int kMinThreads = 128;
-constexpr int kMaxThreads = 256;  // 8 stretches of 32 lanes
+constexpr int kMaxThreads = StretchTiles::kMaxThreads;
 constexpr int kWarp = 32;
 constexpr unsigned kAllLanes = 0xFFFFFFFFU;
 constexpr int kMaxDim = 256;
@@ -73,14 +69,6 @@ struct ValueParams {
 template <typename Element>
 __device__ int block_tokens(const ValueParams<Element>& p, int kv_block, index_t kv_length) {
   return static_cast<int>(semantics::block_range(kv_block, p.block_kv, kv_length).size());
-}
-
-__device__ float warp_sum(float x) {
-#pragma unroll
-  for (int distance = kWarp / 2; distance > 0; distance /= 2) {
-    x += __shfl_xor_sync(kAllLanes, x, distance);
-  }
-  return x;
 }
 
 /// The 8 channels of a lane.
@@ -300,17 +288,17 @@ void launch(const StageContext& context, const core::ValueWeightsParams& params)
   p.block_kv = g.config.block_kv;
   p.num_kv_blocks = static_cast<int>(g.num_kv_blocks);
   p.causal = g.config.causal;
-  p.lanes = static_cast<int>(std::bit_ceil(static_cast<unsigned>(threads_per_row(p.head_dim))));
-  const int threads = std::max(kMinThreads, kTileStretches * p.lanes);
-  p.stretches = threads / p.lanes;
-  p.tiles = static_cast<int>(semantics::ceil_div(p.len_kv, p.stretches * kStretchTokens));
+  const StretchTiles tiles = stretch_tiles(g.shape.head_dim, g.shape.len_kv);
+  p.lanes = tiles.lanes;
+  p.stretches = tiles.stretches;
+  p.tiles = tiles.tiles;
 
   const index_t heads = g.shape.batch * g.shape.heads_kv;
   const auto measure = has_aligned_rows(params.inputs.v) ? measure_values<Element, true>
                                                          : measure_values<Element, false>;
   const auto shared = sizeof(float) * static_cast<std::size_t>(p.stretches) *
                       static_cast<std::size_t>(p.head_dim + 1);
-  measure<<<grid_of(heads * p.tiles), threads, shared, stream_of(context.stream)>>>(p);
+  measure<<<grid_of(heads * p.tiles), tiles.threads(), shared, stream_of(context.stream)>>>(p);
   check_launch("measure_values");
   const index_t ctas = semantics::ceil_div(g.num_kv_blocks, kCtaBlocks);
   weigh_values<Element><<<grid_of(heads * ctas), kWeighThreads, 0, stream_of(context.stream)>>>(p);
