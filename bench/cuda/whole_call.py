@@ -48,8 +48,9 @@ def threshold(*budget, **more):
 
 def linear(density, **more):
     """As the presets of psa read."""
+    scope = "row" if more.get("causal") else "head"
     return {"density": density, "levels": 1, "rest": "linear", "rest_cutoff": 2,
-            "weigh_values": True, **more}
+            "weigh_values": True, "budget_scope": scope, **more}
 
 
 HOST_CYCLES = 1_000_000  # of the device, about 0.6 ms: longer than any call here takes to queue

@@ -23,7 +23,8 @@ PROMPTS = (
     (11, "a large yellow circle moves right on a navy background"),
     (12, "a small green triangle moves down on a gray background"),
 )
-PUBLISHED = ("--levels", "4", "--rest", "skip", "--importance", "sampled_max", "--budget")
+AS_PUBLISHED = ("--weigh-values=false", "--budget-scope", "row", "--rest", "skip")
+PUBLISHED = (*AS_PUBLISHED, "--levels", "4", "--importance", "sampled_max", "--budget")
 PUBLISHED_15 = (*PUBLISHED, ".10,.15,.15,.35")
 PUBLISHED_25 = (*PUBLISHED, ".1667,.25,.25,.5833")
 FOUR_LEVELS = ("--levels", "4", "--rest", "mean", "--density", ".15")
@@ -47,9 +48,10 @@ CASES = {
     "published quota, Gilbert": _case("gilbert", *PUBLISHED_15),
     "published quota, no order, .25": _case("none", *PUBLISHED_25),
     "published quota, Gilbert, .25": _case("gilbert", *PUBLISHED_25),
-    "binary top-k, no order": _case("none", "--levels", "1", "--rest", "skip", "--budget", ".15"),
+    "binary top-k, no order": _case("none", *AS_PUBLISHED, "--levels", "1", "--budget", ".15"),
     "psa, four levels": _case("gilbert", *FOUR_LEVELS),
     "psa, one level, linear": _case("gilbert", *ONE_LEVEL),
+    "psa, one level, linear, budget by row": _case("gilbert", *ONE_LEVEL, "--budget-scope", "row"),
     "psa, by head": _by_head(15),
     "psa, by head, .10": _by_head(10),
 }

@@ -91,6 +91,7 @@ struct Problem {
   config.rule = static_cast<LevelRule>(c.rule);
   config.num_levels = c.num_levels;
   std::copy(std::begin(c.budget), std::end(c.budget), config.budget.begin());
+  config.budget_scope = static_cast<BudgetScope>(c.budget_scope);
   config.rest = static_cast<Rest>(c.rest);
   config.rest_cutoff = c.rest_cutoff;
   config.min_full_blocks = c.min_full_blocks;
@@ -130,6 +131,7 @@ struct Problem {
   c.rule = static_cast<std::int32_t>(config.rule);
   c.num_levels = config.num_levels;
   std::copy(config.budget.begin(), config.budget.end(), std::begin(c.budget));
+  c.budget_scope = static_cast<std::int32_t>(config.budget_scope);
   c.rest = static_cast<std::int32_t>(config.rest);
   c.rest_cutoff = config.rest_cutoff;
   c.min_full_blocks = config.min_full_blocks;

@@ -38,6 +38,12 @@ enum class LevelRule : std::int32_t {
   kThreshold = 1,  ///< `budget[l-1]` = share of the importance that is read at level <= l (S-15)
 };
 
+/// What a budget is a share of, and where it is spent (S-28).
+enum class BudgetScope : std::int32_t {
+  kRow = 0,   ///< every query block spends it on its own best blocks (S-14)
+  kHead = 1,  ///< all query blocks of a head share it: the best pairs of the head get it
+};
+
 /// What a block that the rule leaves unselected contributes (S-17, S-23, S-25).
 enum class Rest : std::int32_t {
   kSkip = 0,    ///< nothing (the paper)
@@ -67,6 +73,8 @@ struct Config {
   /// does, in place of `budget` (S-24). Each as with_density() allows; heads of a KV head have
   /// equal ones with share_group_map. Needs rule = kQuota, compat = kNone, budget[0] < 1.
   std::vector<float> head_density{};
+  /// kHead needs rule = kQuota, causal = false, compat = kNone, min_full_blocks <= 1.
+  BudgetScope budget_scope = BudgetScope::kRow;
   Rest rest = Rest::kMean;
   /// Block means whose importance is below rest_cutoff / block_kv of that of the last block with a
   /// level are not read, and by quota level 1 gets what they would have cost (S-26). 0..block_kv;

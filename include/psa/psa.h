@@ -104,6 +104,7 @@ typedef struct psa_problem {
 } psa_problem;
 
 enum { PSA_RULE_QUOTA = 0, PSA_RULE_THRESHOLD = 1 };
+enum { PSA_SCOPE_ROW = 0, PSA_SCOPE_HEAD = 1 };
 enum { PSA_REST_SKIP = 0, PSA_REST_MEAN = 1, PSA_REST_LINEAR = 2 };
 enum {
   PSA_SAMPLED_MAX = 0,
@@ -154,6 +155,8 @@ typedef struct psa_config {
   int64_t num_head_densities; /* 0, or heads_q */
   float rest_cutoff;          /* 0: every block mean is read (S-26) */
   int32_t weigh_values;       /* 0 or 1 (S-27) */
+  int32_t budget_scope;       /* PSA_SCOPE_*: who shares a budget (S-28) */
+  int32_t reserved;           /* 0 */
 } psa_config;
 
 /* Zeroes the struct, sets struct_size and the defaults (batch = heads = 1, bf16; density .15). */

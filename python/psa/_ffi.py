@@ -23,6 +23,7 @@ DTYPES = ("f32", "f16", "bf16")
 DEVICES = ("cpu", "cuda")
 TEXT_SIDES = ("front", "back")
 RULES = ("quota", "threshold")
+SCOPES = ("row", "head")
 RESTS = ("skip", "mean", "linear")
 IMPORTANCES = ("sampled_max", "sampled_mass", "antidiagonal", "pooled_lse", "user_scores")
 ORDERS = ("none", "gilbert", "tile3d", "kmeans", "hybrid")
@@ -80,7 +81,7 @@ class Config(ctypes.Structure):
         ("head_density", POINTER(c_float)),
         ("num_head_densities", c_int64),
         ("rest_cutoff", c_float),
-        ("weigh_values", c_int32),
+        *_fields(c_int32, "weigh_values budget_scope reserved"),
     ]
 
 

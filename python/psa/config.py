@@ -175,6 +175,10 @@ class Config:
     head_density: Sequence[float] | None = _setting(None, _densities)
     """A density for each query head, spent in the default split in place of `budget`; quota only
     [S-24]."""
+    budget_scope: str = _setting("row", _word(_ffi.SCOPES))
+    """"row": each query block spends the budget on its own best blocks; "head": all query blocks of
+    a head share it, the best pairs of the head get it. "head" needs quota, and is not causal
+    [S-28]."""
     rest: str = _setting("mean", _word(_ffi.RESTS))
     """"mean", "linear", "skip": blocks that no level takes [S-17, S-23, S-25]."""
     rest_cutoff: float = _setting(0.0, _number)
@@ -342,6 +346,7 @@ class Config:
         if self.head_density is not None:
             c.head_density = (ctypes.c_float * len(self.head_density))(*self.head_density)
             c.num_head_densities = len(self.head_density)
+        c.budget_scope = _ffi.SCOPES.index(self.budget_scope)
         c.rest = _ffi.RESTS.index(self.rest)
         c.rest_cutoff = self.rest_cutoff
         c.min_full_blocks = self.min_full
@@ -373,6 +378,7 @@ class Config:
             rule=_ffi.RULES[c.rule],
             budget=c.budget[: c.num_levels],
             head_density=c.head_density[: c.num_head_densities] if c.num_head_densities else None,
+            budget_scope=_ffi.SCOPES[c.budget_scope],
             rest=_ffi.RESTS[c.rest],
             rest_cutoff=c.rest_cutoff,
             min_full=c.min_full_blocks,

@@ -57,6 +57,7 @@ Config config_of(const psa_config* config, std::optional<index_t> heads_q) {
   check_binary("share_group_map", known.share_group_map);
   check_binary("causal", known.causal);
   check_binary("weigh_values", known.weigh_values);
+  check_reserved("config", known.reserved);
   if (heads_q.has_value()) {
     check_head_density(known, *heads_q);
   } else {

@@ -36,6 +36,16 @@ struct Geometry {
   [[nodiscard]] index_t heads_per_kv() const { return shape.heads_q / shape.heads_kv; }
 };
 
+/// S-28. Whether the query blocks of a head share its budget.
+[[nodiscard]] constexpr bool shares_budget(const Config& config) {
+  return config.budget_scope == BudgetScope::kHead;
+}
+
+/// S-28. Whether the spread of the keys of a block counts where its values are weighed.
+[[nodiscard]] constexpr bool weighs_keys(const Config& config) {
+  return config.weigh_values && shares_budget(config) && config.rest == Rest::kLinear;
+}
+
 /// Rows per head of a pyramid level; with compat = official those of whole blocks (S-22a).
 [[nodiscard]] constexpr index_t pyramid_rows(const Geometry& g, int code) {
   const index_t factor = semantics::pool_factor(code, g.config.block_kv);
@@ -127,7 +137,7 @@ struct SimilarityParams {
   std::uint8_t* caps;
 };
 
-/// S-27. weights [B, Hkv, num_kv_blocks]: what the importance of a KV block counts times.
+/// S-27, S-28. weights [B, Hkv, num_kv_blocks]: what the importance of a KV block counts times.
 struct ValueWeightsParams {
   Inputs inputs;
   float* weights;
@@ -143,7 +153,8 @@ struct ImportanceParams {
   float* importance;
 };
 
-/// S-13 to S-18, S-26. Levels of the chunk's rows.
+/// S-13 to S-18, S-26, S-28. Levels of the chunk's rows, which are those of whole heads if a head's
+/// query blocks share a budget.
 struct LevelsParams {
   Inputs inputs;  ///< only the key lengths
   RowChunk chunk;

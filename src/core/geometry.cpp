@@ -71,6 +71,16 @@ void check_volume(const Geometry& g) {
                   "; tensors and level maps have at most 2^48 entries");
 }
 
+/// Pairs of a head are counted in 32 bits (S-28).
+void check_pairs(const Geometry& g) {
+  if (!shares_budget(g.config)) return;
+  const auto pairs = static_cast<double>(g.num_q_blocks) * static_cast<double>(g.num_kv_blocks);
+  if (pairs < 0x1p32) return;
+  reject("budget_scope", "head",
+         "must be row with " + std::to_string(g.num_q_blocks) + " x " +
+             std::to_string(g.num_kv_blocks) + " blocks; allowed: less than 2^32 pairs of blocks");
+}
+
 void check_block_size(const std::string& field, std::int32_t given) {
   if (!semantics::is_block_size(given)) reject(field, given, "allowed: 16, 32, 64, 128");
 }
@@ -135,6 +145,20 @@ void check_official(const Config& config) {
   if (config.weigh_values) reject("weigh_values", "true", "must be false" + reason);
 }
 
+void check_budget_scope(const Config& config) {
+  require_enum("budget_scope", config.budget_scope, BudgetScope::kHead);
+  if (!shares_budget(config)) return;
+  const auto refuse = [](const std::string& reason) {
+    reject("budget_scope", "head", "must be row " + reason);
+  };
+  if (config.rule != LevelRule::kQuota) refuse("unless rule = quota");
+  if (config.causal) refuse("in causal calls, where early rows would depend on later tokens");
+  if (config.compat != Compat::kNone) refuse("with compat = official");
+  if (config.min_full_blocks > 1) {
+    refuse("with min_full_blocks = " + std::to_string(config.min_full_blocks) + ", above 1");
+  }
+}
+
 void check_config(const Config& config) {
   check_block_size("block_q", config.block_q);
   check_block_size("block_kv", config.block_kv);
@@ -162,6 +186,7 @@ void check_config(const Config& config) {
            "allowed: finite and >= 0; 0 is 1/sqrt(head_dim)");
   }
   check_official(config);
+  check_budget_scope(config);
 }
 
 void check_layout(const ProblemShape& shape, const TokenLayout& layout, const Config& config) {
@@ -299,6 +324,7 @@ Geometry make_geometry(const ProblemShape& shape, const TokenLayout& layout, con
   g.num_q_blocks = semantics::ceil_div(shape.len_q, config.block_q);
   g.num_kv_blocks = semantics::ceil_div(shape.len_kv, config.block_kv);
   check_volume(g);
+  check_pairs(g);
   g.scale = config.softmax_scale > 0.0F
                 ? config.softmax_scale
                 : static_cast<float>(1.0 / std::sqrt(static_cast<double>(shape.head_dim)));

@@ -137,10 +137,10 @@ class CorrectionMacs {
   std::vector<double> probes_;  // [Nq], probe rows of each query block
 };
 
-/// Multiply-adds of S-27 in units of head_dim, for the keys of a batch element.
-double value_weight_macs(const Geometry& g, index_t kv_length) {
-  const bool is_weighed = g.config.weigh_values && !is_dense(g);
-  return is_weighed ? static_cast<double>(g.shape.heads_kv * kv_length) : 0.0;
+/// Multiply-adds of S-27 and S-28 in units of head_dim, for the keys of a batch element.
+double weight_macs(const Geometry& g, index_t kv_length) {
+  if (!g.config.weigh_values || is_dense(g)) return 0.0;
+  return static_cast<double>((weighs_keys(g.config) ? 2 : 1) * g.shape.heads_kv * kv_length);
 }
 
 double ratio(double part, double whole) { return whole > 0.0 ? part / whole : 0.0; }
@@ -165,7 +165,7 @@ LevelStats measure_levels(const Geometry& geometry, const LevelCode* levels,
     if (row % (geometry.num_q_blocks * geometry.shape.heads_q) == 0) {
       blocks = kv_blocks(geometry, kv_length);
       correction += correction_macs.of_keys(kv_length);
-      macs += value_weight_macs(geometry, kv_length);
+      macs += weight_macs(geometry, kv_length);
     }
     const QueryBlock query_block(geometry, row % geometry.num_q_blocks, kv_length);
     for (std::size_t j = 0; j < blocks.size(); ++j) {

@@ -26,13 +26,14 @@ bool reads_keys(const Geometry& g, int code) {
 
 /// Importance is estimated for as many rows at a time as fit in about 1/20 of K and V (and at least
 /// the backend's chunk_bytes): those of several batch elements, or of one, or some of its query
-/// blocks, in whole groups of 16.
+/// blocks, in whole groups of 16. Where query blocks share a budget, no less than those of one.
 RowChunk first_chunk(const Geometry& g, const Backend& backend) {
   const index_t kv_bytes = 2 * g.shape.batch * g.shape.heads_kv * g.shape.len_kv *
                            g.shape.head_dim * static_cast<index_t>(size_of(g.shape.dtype_kv));
   const index_t budget = std::max(static_cast<index_t>(backend.chunk_bytes), kv_bytes / 20);
   const index_t row_bytes = g.shape.heads_q * g.num_kv_blocks * static_cast<index_t>(sizeof(float));
-  const index_t rows = std::max<index_t>(budget / row_bytes, 1);
+  const index_t least = shares_budget(g.config) ? g.num_q_blocks : 1;
+  const index_t rows = std::max(budget / row_bytes, least);
   if (rows >= g.num_q_blocks) {
     return {0, std::min(rows / g.num_q_blocks, g.shape.batch), 0, g.num_q_blocks};
   }
@@ -173,7 +174,8 @@ std::string Plan::describe() const {
     text << "order      " << kOrders[static_cast<int>(config.reorder)] << "\n"
          << "importance " << kEstimators[static_cast<int>(config.importance)]
          << (config.weigh_values ? ", values weighed" : "") << "\n"
-         << "levels     " << (config.rule == LevelRule::kQuota ? "quota" : "threshold");
+         << "levels     " << (config.rule == LevelRule::kQuota ? "quota" : "threshold")
+         << (shares_budget(config) ? " of all query blocks of a head" : "");
     if (config.head_density.empty()) {
       for (int l = 0; l < config.num_levels; ++l) {
         text << (l == 0 ? " " : "/") << config.budget.at(static_cast<std::size_t>(l));

@@ -80,8 +80,10 @@ Config prefill(double density) {
   return config;
 }
 
+/// All query blocks of a head share its density (ADR 0029).
 Config along_grid(double density) {
   Config config = best_blocks(density);
+  config.budget_scope = BudgetScope::kHead;
   config.reorder = Reorder::kGilbert;
   return config;
 }

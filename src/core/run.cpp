@@ -262,8 +262,9 @@ void Plan::estimate_importance(const CallIo& io, float* importance, std::span<st
 
 void Plan::assign_levels(const CallIo& io, const float* importance, LevelCode* levels,
                          std::span<std::byte> workspace, Stream stream) const {
-  if (geometry_.config.similarity_cap.has_value()) check_keys(geometry_, device_, io);
-  if (geometry_.config.weigh_values) check_values(geometry_, device_, io);
+  const Config& config = geometry_.config;
+  if (config.similarity_cap.has_value() || weighs_keys(config)) check_keys(geometry_, device_, io);
+  if (config.weigh_values) check_values(geometry_, device_, io);
   check_contents(io);
   const Workspace ws = carve(workspace);
   const StageContext ctx = context(ws, stream);

@@ -9,7 +9,8 @@
 //
 // One work item is one row. It gathers the candidates, ranks them, turns the budgets into cuts of
 // the ranking in one walk, and writes the codes back in the order of the blocks. Everything is
-// exact, so that the map is bit-equal to the reference's.
+// exact, so that the map is bit-equal to the reference's. Budgets that query blocks share are the
+// work of head_levels.cpp.
 //
 // Cost: a radix sort of Nk entries of 8 bytes, four passes or fewer. A comparison sort with
 // semantics::ranks_before took 27 us instead of 6 us at Nk = 512, which made it the dearest part of
@@ -305,6 +306,7 @@ void assign_row(const Row& row, const LevelScratch& scratch, LevelCode* codes) {
 
 void levels(const StageContext& context, const core::LevelsParams& params) {
   const core::Geometry& g = context.geometry;
+  if (core::shares_budget(g.config)) return head_levels(context, params);
   const core::RowChunk& chunk = params.chunk;
   const index_t num_rows = chunk.batches() * g.shape.heads_q * chunk.q_blocks();
   context.executor.for_each(num_rows, [&](index_t item, int worker) {
@@ -329,6 +331,7 @@ void levels(const StageContext& context, const core::LevelsParams& params) {
 }
 
 std::size_t levels_scratch(const core::Geometry& geometry) {
+  if (core::shares_budget(geometry.config)) return head_levels_scratch();
   Ledger ledger(nullptr);
   carve(ledger, geometry.num_kv_blocks);
   return ledger.bytes();

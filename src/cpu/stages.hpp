@@ -59,6 +59,8 @@ void value_weights(const Isa& isa, const StageContext& context,
                    const core::ValueWeightsParams& params);
 void importance(const Isa& isa, const StageContext& context, const core::ImportanceParams& params);
 void levels(const StageContext& context, const core::LevelsParams& params);
+/// What `levels` does where the query blocks of a head share its budget.
+void head_levels(const StageContext& context, const core::LevelsParams& params);
 void attention(const Isa& isa, const StageContext& context, const core::AttentionParams& params);
 
 // Bytes of scratch per worker; cluster_bytes and attention_bytes are the backend's own entries.
@@ -69,6 +71,7 @@ void attention(const Isa& isa, const StageContext& context, const core::Attentio
 [[nodiscard]] std::size_t value_weights_scratch(const core::Geometry& geometry);
 [[nodiscard]] std::size_t importance_scratch(const Isa& isa, const core::Geometry& geometry);
 [[nodiscard]] std::size_t levels_scratch(const core::Geometry& geometry);
+[[nodiscard]] std::size_t head_levels_scratch();
 [[nodiscard]] std::size_t attention_scratch(const Isa& isa, const core::Geometry& geometry);
 
 }  // namespace psa::cpu

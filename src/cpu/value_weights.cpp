@@ -1,14 +1,15 @@
 // SPDX-License-Identifier: Apache-2.0
 
 // Value weights stage: how far the values of a KV block lie from those that a row sees on average
-// (S-27).
+// (S-27), and where query blocks share a budget its keys from their mean (S-28).
 //
-//   in   v        [B, Hkv, Lkv, D], read in working order
+//   in   v        [B, Hkv, Lkv, D], read in working order; k likewise where its spread counts
 //   out  weights  [B, Hkv, Nk]; 0 for a block without keys
 //
 // One work item is one KV head. A pass over its values leaves the mean of each block and how far
 // its values lie from that. With the mean of what a row sees, which in causal calls moves from
-// block to block, |v - center|² is on average the sum of both squared distances. Sums are float.
+// block to block, |v - center|² is on average the sum of both squared distances. Another pass is
+// over the keys. Sums are float.
 
 #include <algorithm>
 #include <cmath>
@@ -37,7 +38,8 @@ WeightScratch carve(Ledger& ledger, const core::Geometry& g) {
 struct ValueHead {
   const RowKernels& kernels;
   const core::Geometry& geometry;
-  InputRows rows;
+  InputRows values;
+  InputRows keys;
   index_t kv_length;
   WeightScratch scratch;
 
@@ -47,11 +49,10 @@ struct ValueHead {
   }
   [[nodiscard]] float* mean(index_t j) const { return scratch.means + j * dim(); }
 
-  /// Mean and spread of a block that is not empty.
-  void measure(index_t j) const {
-    InputRows block = rows;
-    block.first = j * geometry.config.block_kv;
-    kernels.load_floats(block, tokens(j), dim(), scratch.rows);
+  /// Mean and spread of those of `all` that lie in a block that is not empty.
+  void measure(InputRows all, index_t j) const {
+    all.first = j * geometry.config.block_kv;
+    kernels.load_floats(all, tokens(j), dim(), scratch.rows);
     const float share = 1.0F / static_cast<float>(tokens(j));
     std::fill_n(mean(j), dim(), 0.0F);
     for (int r = 0; r < tokens(j); ++r) {
@@ -89,12 +90,17 @@ struct ValueHead {
     index_t seen = 0;
     std::fill_n(scratch.center, dim(), 0.0F);
     for (index_t j = 0; j < blocks; ++j) {
-      measure(j);
+      measure(values, j);
       seen = move_center(j, seen);
       if (causal) weights[j] = weight(j);
     }
     for (index_t j = 0; j < blocks && !causal; ++j) weights[j] = weight(j);
     std::fill(weights + blocks, weights + geometry.num_kv_blocks, 0.0F);
+    if (!core::weighs_keys(geometry.config)) return;
+    for (index_t j = 0; j < blocks; ++j) {
+      measure(keys, j);
+      weights[j] = semantics::error_weight(weights[j], scratch.spread[j]);
+    }
   }
 };
 
@@ -107,9 +113,13 @@ void value_weights(const Isa& isa, const StageContext& context,
     Ledger ledger(context.worker_scratch(worker));
     const index_t b = item / g.shape.heads_kv;
     const index_t h = item % g.shape.heads_kv;
+    const auto rows = [&](const TensorView& t) {
+      return head_rows(t, params.inputs.kv_order, b, h, 0);
+    };
     const ValueHead head{.kernels = *isa.rows,
                          .geometry = g,
-                         .rows = head_rows(params.inputs.v, params.inputs.kv_order, b, h, 0),
+                         .values = rows(params.inputs.v),
+                         .keys = core::weighs_keys(g.config) ? rows(params.inputs.k) : InputRows{},
                          .kv_length = params.inputs.kv_length(b),
                          .scratch = carve(ledger, g)};
     head.weigh(params.weights + item * g.num_kv_blocks);

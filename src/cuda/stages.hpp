@@ -22,6 +22,8 @@ void importance_sm90(const StageContext& context, const core::ImportanceParams& 
 /// Products by mma.sync, for every device from sm_80 on and every head_dim.
 void importance_sm80(const StageContext& context, const core::ImportanceParams& params);
 void levels(const StageContext& context, const core::LevelsParams& params);
+/// What `levels` does where the query blocks of a head share its budget.
+void head_levels(const StageContext& context, const core::LevelsParams& params);
 /// wgmma kernel for sm_90a; head_dim <= 128 and a multiple of 8, rows aligned to 16 bytes.
 void attention_sm90(const StageContext& context, const core::AttentionParams& params);
 /// mma.sync kernel, for every device from sm_80 on and every head_dim.
@@ -32,6 +34,7 @@ void attention_sm80(const StageContext& context, const core::AttentionParams& pa
 [[nodiscard]] std::size_t importance_scratch_sm80(const core::Geometry& geometry);
 [[nodiscard]] std::size_t value_weights_scratch(const core::Geometry& geometry);
 [[nodiscard]] std::size_t levels_scratch(const core::Geometry& geometry);
+[[nodiscard]] std::size_t head_levels_scratch(const core::Geometry& geometry);
 [[nodiscard]] std::size_t attention_scratch(const core::Geometry& geometry);
 
 }  // namespace psa::cuda

@@ -7,11 +7,12 @@
 //        none), key lengths
 //   out  levels [B, Hq, Nq, Nk], the rows of the chunk
 //
-// Per row: the candidates (blocks that are not hidden) are ranked; the rule turns the budgets into
-// cuts of the ranked list; the similarity cap refines; what lies behind the last cut becomes the
-// rest. Exact: the same importance gives the same levels on every backend.
+// Per row, unless a head's query blocks share its budget (S-28): the candidates (blocks that are
+// not hidden) are ranked; the rule turns the budgets into cuts of the ranked list; the similarity
+// cap refines; what lies behind the last cut becomes the rest. Exact: the same importance gives the
+// same levels on every backend.
 //
-// Cost: one sort of Nk entries per row.
+// Cost: one sort of Nk entries per row, none where a budget is shared.
 
 #include "semantics/levels.hpp"
 
@@ -20,6 +21,7 @@
 
 #include "reference/rows.hpp"
 #include "reference/stages.hpp"
+#include "semantics/head_budget.hpp"
 #include "semantics/official.hpp"
 
 namespace psa::reference {
@@ -228,6 +230,59 @@ std::vector<int> assign_then_force(const LevelRow& row, std::vector<RankKey>& ra
   return codes;
 }
 
+// ---- S-28 ---------------------------------------------------------------------------------------
+
+/// A candidate of a row.
+struct Pair {
+  index_t q_block;
+  index_t kv_block;
+  int rank_class;
+};
+
+/// The pairs of a row. Without a forced block its first-ranked one counts as forced, if a row must
+/// have one.
+std::vector<Pair> pairs_of(const LevelRow& row) {
+  const std::vector<RankKey> found = candidates(row);
+  const auto first = std::min_element(found.begin(), found.end(), semantics::ranks_before);
+  const bool needs_first = row.config().min_full_blocks > 0;
+  std::vector<Pair> pairs;
+  for (auto key = found.begin(); key != found.end(); ++key) {
+    const bool is_forced = key->forced || (needs_first && key == first);
+    const int rank_class =
+        is_forced ? semantics::kForcedClass : semantics::rank_class(key->importance);
+    pairs.push_back({row.q_block, key->kv_block, rank_class});
+  }
+  return pairs;
+}
+
+/// `rows`: all of one head. `codes`: [Nq, Nk].
+void assign_head(const std::vector<LevelRow>& rows, LevelCode* codes) {
+  const core::Geometry& geometry = rows.front().geometry;
+  const Config& config = geometry.config;
+  std::vector<Pair> pairs;
+  for (const LevelRow& row : rows) {
+    const std::vector<Pair> own = pairs_of(row);
+    pairs.insert(pairs.end(), own.begin(), own.end());
+  }
+  std::vector<std::uint32_t> from(semantics::kRankClasses + 1, 0);
+  for (const Pair& pair : pairs) ++from[to_size(pair.rank_class)];
+  for (std::size_t c = semantics::kRankClasses; c-- > 0;) from[c] += from[c + 1];
+  const semantics::HeadCuts cuts = semantics::head_cuts(
+      {from.data()}, rows.front().budget,
+      {config.num_levels, config.block_kv, reads_means(config.rest), config.rest_cutoff});
+
+  std::fill_n(codes, geometry.num_q_blocks * geometry.num_kv_blocks, kSkip);
+  const std::uint8_t* const caps = rows.front().caps;
+  for (const Pair& pair : pairs) {
+    const int code = semantics::code_of_pair(
+        cuts, pair.rank_class,
+        semantics::pair_fraction(pair.q_block, pair.kv_block, geometry.num_kv_blocks));
+    const int cap = caps == nullptr ? semantics::kCoarsestLevel : caps[pair.kv_block];
+    codes[pair.q_block * geometry.num_kv_blocks + pair.kv_block] =
+        static_cast<LevelCode>(semantics::capped_level(code, cap));
+  }
+}
+
 void assign_row(const LevelRow& row, LevelCode* codes) {
   std::fill_n(codes, row.geometry.num_kv_blocks, kSkip);
   std::vector<RankKey> ranked = candidates(row);
@@ -261,13 +316,17 @@ void levels(const core::StageContext& context, const core::LevelsParams& params)
       const index_t kv_head = b * geometry.shape.heads_kv + h / geometry.heads_per_kv();
       const float* weights = of_head(params.weights, kv_head);
       const std::uint8_t* caps = of_head(params.caps, kv_head);
+      std::vector<LevelRow> rows;
       for (index_t i = chunk.q_block_begin; i < chunk.q_block_end; ++i) {
-        const LevelRow row{geometry, b,         h,
-                           i,        kv_length, importance,
-                           weights,  caps,      params.budget(geometry.config, h)};
-        assign_row(row, params.levels.row(b, h, i));
+        rows.push_back({geometry, b, h, i, kv_length, importance, weights, caps,
+                        params.budget(geometry.config, h)});
         if (importance != nullptr) importance += num_kv_blocks;
       }
+      if (core::shares_budget(geometry.config)) {
+        assign_head(rows, params.levels.row(b, h, 0));
+        continue;
+      }
+      for (const LevelRow& row : rows) assign_row(row, params.levels.row(b, h, row.q_block));
     }
   }
 }

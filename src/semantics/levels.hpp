@@ -38,6 +38,13 @@ PSA_HD inline float ranked_importance(float importance) {
   return importance == importance ? importance : -std::numeric_limits<float>::infinity();
 }
 
+/// S-28. Importance counts times this where query blocks share a budget and the rest is linear:
+/// `value_weight` of a KV block and the mean squared distance of its keys from their mean.
+PSA_HD inline float error_weight(float value_weight, float key_spread) {
+  const float weight = value_weight * key_spread;
+  return weight <= kLargestFloat ? weight : kLargestFloat;
+}
+
 /// S-27. Weight of a KV block whose values lie this far, squared, from the average on average; what
 /// is not finite becomes the largest weight.
 PSA_HD inline float value_weight(float mean_square) {
@@ -82,11 +89,12 @@ PSA_HD constexpr CandidateSpan candidate_span(bool causal, index_t block_q, inde
   return {visible_blocks(causal, queries, block_kv, len_q, len_kv), last};
 }
 
-/// S-14, S-26. What is added to a count of a query block before it is rounded down: fractions of
-/// multiples of the golden ratio, which spread evenly over any run of query blocks.
+/// Fractions of multiples of the golden ratio, times 2^32: they spread evenly over any run of n.
+PSA_HD constexpr std::uint32_t golden_bits(std::uint32_t n) { return n * 0x9E3779B9U; }
+
+/// S-14, S-26. What is added to a count of a query block before it is rounded down.
 PSA_HD constexpr double golden_fraction(index_t q_block) {
-  constexpr std::uint32_t kGoldenRatio = 0x9E3779B9U;  // its fraction times 2^32
-  return static_cast<double>(static_cast<std::uint32_t>(q_block) * kGoldenRatio + 0x80000000U) *
+  return static_cast<double>(golden_bits(static_cast<std::uint32_t>(q_block)) + 0x80000000U) *
          0x1p-32;
 }
 

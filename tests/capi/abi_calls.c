@@ -40,6 +40,7 @@ static void check_initial_values(void) {
   CHECK(problem.len_q == 0 && problem.text_tokens == 0 && problem.reserved == 0);
   CHECK(config.struct_size == sizeof config && config.block_q == 128 && config.num_levels == 4);
   CHECK(config.rest == PSA_REST_MEAN && config.importance == PSA_POOLED_LSE && config.causal == 0);
+  CHECK(config.budget_scope == PSA_SCOPE_ROW && config.reserved == 0);
   CHECK(options.struct_size == sizeof options && options.backend == NULL && options.isa == NULL);
   CHECK(options.num_threads == 0 && options.parallel_for == NULL);
   CHECK(io.struct_size == sizeof io && io.q.data == NULL && io.levels_out == NULL);
@@ -201,6 +202,11 @@ static void check_struct_sizes(void) {
   CHECK_ERROR(psa_plan_create(&later.known, &config, NULL, &plan), PSA_INVALID_ARGUMENT,
               "problem.struct_size is 1431655765");
   later.known = small_problem();
+  /* The fields of a caller that knows no budget_scope end before it. */
+  config.budget_scope = config.reserved = 7;
+  config.struct_size = offsetof(psa_config, budget_scope);
+  CHECK_OK(psa_plan_create(&later.known, &config, NULL, &plan));
+  psa_plan_destroy(plan);
   config.struct_size = 4;
   CHECK_ERROR(psa_plan_create(&later.known, &config, NULL, &plan), PSA_INVALID_ARGUMENT,
               "config.struct_size is 4");
@@ -234,6 +240,13 @@ static void check_bad_problems(void) {
   psa_config_init(&config);
   config.weigh_values = 2;
   CHECK_ERROR(create(good, config, NULL), PSA_INVALID_ARGUMENT, "weigh_values is 2");
+  psa_config_init(&config);
+  config.budget_scope = 2;
+  CHECK_ERROR(create(good, config, NULL), PSA_INVALID_ARGUMENT, "budget_scope is 2");
+  config.budget_scope = PSA_SCOPE_HEAD;
+  CHECK_OK(create(good, config, NULL));
+  config.reserved = 3;
+  CHECK_ERROR(create(good, config, NULL), PSA_INVALID_ARGUMENT, "config.reserved is 3");
   psa_config_init(&config);
   config.importance = 5;
   CHECK_ERROR(create(good, config, NULL), PSA_INVALID_ARGUMENT, "importance is 5");

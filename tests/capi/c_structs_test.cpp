@@ -31,6 +31,7 @@ static_assert(same(DType::kF32, PSA_F32) && same(DType::kF16, PSA_F16) &&
               same(DType::kBF16, PSA_BF16));
 static_assert(same(DeviceType::kCuda, PSA_CUDA) && same(TextSide::kBack, PSA_TEXT_BACK));
 static_assert(same(LevelRule::kThreshold, PSA_RULE_THRESHOLD) && same(Rest::kMean, PSA_REST_MEAN));
+static_assert(same(BudgetScope::kRow, PSA_SCOPE_ROW) && same(BudgetScope::kHead, PSA_SCOPE_HEAD));
 static_assert(same(Rest::kSkip, PSA_REST_SKIP) && same(Rest::kLinear, PSA_REST_LINEAR));
 static_assert(same(Importance::kSampledMax, PSA_SAMPLED_MAX) &&
               same(Importance::kSampledMass, PSA_SAMPLED_MASS) &&
@@ -64,6 +65,7 @@ bool same_bytes(const Struct& a, const Struct& b) {
 
 TEST(CStructs, ConfigKeepsEveryField) {
   psa_config given = numbered<psa_config>();
+  given.reserved = 0;
   given.use_similarity_cap = given.text_keys_full = given.text_queries_full = 1;
   given.share_group_map = given.causal = given.weigh_values = 1;
   // The two gaps in the struct belong to no field.

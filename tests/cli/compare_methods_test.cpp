@@ -85,14 +85,19 @@ TEST(Methods, ShareEverythingButBudgetAndRest) {
   psa.reorder = Reorder::kGilbert;
   psa.importance = Importance::kSampledMass;
   psa.sink_blocks = 3;
+  psa.weigh_values = true;
+  psa.budget_scope = BudgetScope::kHead;
   for (const Method method : {Method::kBinary, Method::kBinaryMean, Method::kOfficialSplit}) {
     const Config config = method_config(method, psa);
     EXPECT_EQ(config.block_kv, 64);
     EXPECT_EQ(config.reorder, Reorder::kGilbert);
     EXPECT_EQ(config.importance, Importance::kSampledMass);
     EXPECT_EQ(config.sink_blocks, 3);
+    EXPECT_FALSE(config.weigh_values) << "as published";
+    EXPECT_EQ(config.budget_scope, BudgetScope::kRow) << "as published";
     EXPECT_EQ(config.rest, method == Method::kBinaryMean ? Rest::kMean : Rest::kSkip);
   }
+  EXPECT_EQ(method_config(Method::kPsa, psa), psa);
   EXPECT_EQ(method_config(Method::kBinary, psa).num_levels, 1);
   EXPECT_EQ(method_config(Method::kBinaryUnordered, psa).reorder, Reorder::kNone);
 }

@@ -136,6 +136,19 @@ TEST(Problem, DensitiesPerHeadOfTheBaseEndWhereTheLineGivesABudget) {
   EXPECT_TRUE(dense_problem(base).config.head_density.empty());
 }
 
+// S-28
+TEST(Problem, ReadsWhoSharesABudget) {
+  const std::string line = "b1h1q512k512d64:f32 budget_scope=head";
+  EXPECT_EQ(parse_problem(line).config.budget_scope, BudgetScope::kHead);
+  EXPECT_EQ(format_problem(parse_problem(line)), line);
+  Problem base;
+  base.config.budget_scope = BudgetScope::kHead;
+  EXPECT_EQ(parse_problem("h1q512d64", base).config.budget_scope, BudgetScope::kHead);
+  EXPECT_EQ(parse_problem("h1q512d64 budget_scope=row", base).config.budget_scope,
+            BudgetScope::kRow);
+  EXPECT_EQ(dense_problem(base).config.budget_scope, BudgetScope::kRow);
+}
+
 TEST(Problem, PresetComesFirstWhereverItStands) {
   const Problem p = parse_problem("h1q512d64 rest=mean preset=wan2.1-14b");
   const Config preset = find_preset("wan2.1-14b").config;
@@ -170,6 +183,7 @@ TEST(Problem, FormatsAndReadsBackEveryPreset) {
     const std::string line = "b1h1q16k16d64:f32 " + format_settings(p);
     const Problem back = parse_problem(line);
     EXPECT_EQ(format_settings(back), format_settings(p)) << preset.name;
+    EXPECT_EQ(back.config.budget_scope, preset.config.budget_scope) << preset.name;
     EXPECT_EQ(back.config.rest, preset.config.rest) << preset.name;
     EXPECT_EQ(back.config.similarity_cap, preset.config.similarity_cap) << preset.name;
     EXPECT_EQ(back.config.num_levels, preset.config.num_levels) << preset.name;
@@ -188,6 +202,8 @@ TEST(Problem, NamesTheWordAtFault) {
   EXPECT_THAT(message_of("h1q16d64 grid=2x3"),
               AllOf(HasSubstr("grid is '2x3'"), HasSubstr("F,H,W")));
   EXPECT_THAT(message_of("h1q16d64 rest"), HasSubstr("rest=mean|linear|skip"));
+  EXPECT_THAT(message_of("h1q16d64 budget_scope=block"),
+              AllOf(HasSubstr("budget_scope is 'block'"), HasSubstr("row, head")));
   EXPECT_THAT(message_of("h1q16d64 preset=nope"), HasSubstr("balanced"));
 }
 

@@ -97,6 +97,22 @@ class Presets(TuneTest):
             written = "weigh_values: true" in (self.folder / "tuned.yaml").read_text()
             self.assertEqual(written, "values weighed" in found["chosen"])
 
+    def test_tries_a_budget_for_a_head_where_the_rest_is_linear_and_values_are_weighed(self):
+        linear = ("--rest", "linear")
+        for flags, tried in ((linear, {False, True}),
+                             ((*linear, "--weigh-values", "--budget-scope", "head"), {True}),
+                             ((*linear, "--weigh-values", "--budget-scope", "row"), {False}),
+                             ((*linear, "--weigh-values=false"), {False}),
+                             ((*linear, "--causal"), {False}),
+                             (("--rest", "mean"), {False})):
+            found = self.tuned("--order", "none", "--importance", "pooled_lse", "--levels", "1",
+                               *flags)
+            texts = [c["candidate"] for c in found["candidates"]]
+            self.assertEqual({"shared budget" in text for text in texts}, tried)
+            self.assertTrue(all("values weighed" in t for t in texts if "shared budget" in t))
+            written = "budget_scope: head" in (self.folder / "tuned.yaml").read_text()
+            self.assertEqual(written, "shared budget" in found["chosen"])
+
     def test_equal_captures_give_equal_files(self):
         self.tuned("--threads", "1")
         first = (self.folder / "tuned.yaml").read_text()
@@ -378,6 +394,10 @@ class BadInput(TuneTest):
                             ("--compat", "official"), ("--head-density", ".1,.2")):
             name = flag.removeprefix("--").replace("-", "_")
             self.assert_refused(self.tune(flag, value), 2, f"setting {name}")
+
+    def test_configurations_that_nothing_can_be_held_against(self):
+        self.assert_refused(self.tune("--causal", "--budget-scope", "head"), 2,
+                            "budget_scope is head")
 
     def test_captures(self):
         (self.folder / "empty").mkdir()

@@ -34,6 +34,7 @@ Problem video() {
   problem.config.reorder = Reorder::kGilbert;
   problem.config.similarity_cap = {{0.0F, -0.1F, -0.1F, -0.1F}};
   problem.config.weigh_values = true;
+  problem.config.budget_scope = BudgetScope::kHead;
   return problem;
 }
 

@@ -35,6 +35,7 @@ void expect_equal_levels(const Problem& problem, const std::vector<std::int32_t>
       SCOPED_TRACE(describe(problem) + ", kind " + std::to_string(static_cast<int>(kind)));
       const auto expected = reference.levels(kv_lengths, importance, caps, weights);
       EXPECT_EQ(whole.levels(kv_lengths, importance, caps, weights), expected);
+      if (core::shares_budget(g.config)) continue;  // chunks are whole heads
       EXPECT_EQ(chunked.levels(kv_lengths, importance, caps, weights), expected);
     }
   }
@@ -54,6 +55,14 @@ TEST_P(CudaLevels, AreThoseOfTheReference) {
 TEST_P(CudaLevels, S24AreThoseOfTheReferenceWithADensityPerHead) {
   Problem problem = GetParam().problem;
   for (const Config& config : head_density_configs(problem.config, problem.shape.heads_q)) {
+    problem.config = config;
+    expect_equal_levels(problem, GetParam().kv_lengths);
+  }
+}
+
+TEST_P(CudaLevels, S28AreThoseOfTheReferenceWithASharedBudget) {
+  Problem problem = GetParam().problem;
+  for (const Config& config : shared_budget_configs(problem.config, problem.shape.heads_q)) {
     problem.config = config;
     expect_equal_levels(problem, GetParam().kv_lengths);
   }
@@ -90,6 +99,7 @@ void expect_equal_long_rows(index_t num_kv_blocks, bool causal) {
   problem.config.causal = causal;
   std::vector<Config> configs = level_configs(problem.config);
   std::ranges::copy(head_density_configs(problem.config, 2), std::back_inserter(configs));
+  std::ranges::copy(shared_budget_configs(problem.config, 2), std::back_inserter(configs));
   for (const Config& config : configs) {
     problem.config = config;
     expect_equal_levels(problem, {static_cast<std::int32_t>(problem.shape.len_kv - 37)});

@@ -109,6 +109,16 @@ Problem video(Importance importance, Reorder reorder = Reorder::kGilbert) {
   return problem;
 }
 
+/// The same, and with a budget that the query blocks of a head share (S-28).
+std::vector<Problem> videos(Importance importance) {
+  Problem shared = video(importance);
+  shared.config.budget_scope = BudgetScope::kHead;
+  shared.config.num_levels = 1;
+  shared.config.rest = Rest::kLinear;
+  shared.config.rest_cutoff = 2.0F;
+  return {video(importance), shared};
+}
+
 Problem dense(Problem problem) {
   problem.config.num_levels = 1;
   problem.config.budget = {1, 1, 1, 1, 1};
@@ -165,14 +175,16 @@ TEST_P(CudaPipeline, S8CausalCallsMatchTheReference) {
 
 TEST_P(CudaPipeline, S9MapsNearlyAlwaysEqualThoseOfTheReference) {
   for (const Importance importance : kEstimators) {
-    const Problem problem = typed(video(importance));
-    QkvTensors qkv = random_qkv(problem, 3);
-    const CallResult want = call_plan(reference_plan(problem), qkv);
-    const CallResult got = call_plan(device_plan(problem), qkv);
-    const auto differing = std::inner_product(
-        got.levels.begin(), got.levels.end(), want.levels.begin(), std::size_t{0}, std::plus<>(),
-        [](LevelCode a, LevelCode b) { return a != b ? 1U : 0U; });
-    EXPECT_LE(differing, want.levels.size() / 500) << static_cast<int>(importance);
+    for (const Problem& untyped : videos(importance)) {
+      const Problem problem = typed(untyped);
+      QkvTensors qkv = random_qkv(problem, 3);
+      const CallResult want = call_plan(reference_plan(problem), qkv);
+      const CallResult got = call_plan(device_plan(problem), qkv);
+      const auto differing = std::inner_product(
+          got.levels.begin(), got.levels.end(), want.levels.begin(), std::size_t{0}, std::plus<>(),
+          [](LevelCode a, LevelCode b) { return a != b ? 1U : 0U; });
+      EXPECT_LE(differing, want.levels.size() / 500) << static_cast<int>(importance);
+    }
   }
 }
 
@@ -344,13 +356,15 @@ TEST_P(CudaPipeline, S6ConstantValuesComeBack) {
 
 TEST_P(CudaPipeline, TwoRunsGiveTheSameBits) {
   for (const Importance importance : kEstimators) {
-    const Problem problem = typed(video(importance));
-    QkvTensors qkv = random_qkv(problem, 8);
-    const CallResult first = call_plan(device_plan(problem), qkv);
-    const CallResult second = call_plan(device_plan(problem), qkv, {.wants_stats = false});
-    EXPECT_EQ(first.levels, second.levels);
-    EXPECT_TRUE(first.out.buffer().has_same_bytes(second.out.buffer()));
-    EXPECT_EQ(first.lse, second.lse);
+    for (const Problem& untyped : videos(importance)) {
+      const Problem problem = typed(untyped);
+      QkvTensors qkv = random_qkv(problem, 8);
+      const CallResult first = call_plan(device_plan(problem), qkv);
+      const CallResult second = call_plan(device_plan(problem), qkv, {.wants_stats = false});
+      EXPECT_EQ(first.levels, second.levels);
+      EXPECT_TRUE(first.out.buffer().has_same_bytes(second.out.buffer()));
+      EXPECT_EQ(first.lse, second.lse);
+    }
   }
 }
 

@@ -105,6 +105,8 @@ const BadField kBadFields[] = {
     {"softmax_scale", "finite", [](Request& r) { r.config.softmax_scale = kInf; }},
     {"softmax_scale", ">= 0", [](Request& r) { r.config.softmax_scale = -1.0F; }},
     {"rule", "0..1", [](Request& r) { r.config.rule = static_cast<LevelRule>(2); }},
+    {"budget_scope", "0..1",
+     [](Request& r) { r.config.budget_scope = static_cast<BudgetScope>(2); }},
     {"importance", "0..4", [](Request& r) { r.config.importance = static_cast<Importance>(7); }},
     {"text_tokens", "0..1000", [](Request& r) { r.layout.text_tokens = 1001; }},
     {"grid", "len_kv",
@@ -135,6 +137,28 @@ const BadField kBadFields[] = {
      [](Request& r) {
        r.config.compat = Compat::kOfficial;
        r.config.block_kv = 64;
+     }},
+    // S-28
+    {"budget_scope is head", "rule = quota",
+     [](Request& r) {
+       r.config.budget_scope = BudgetScope::kHead;
+       r.config.rule = LevelRule::kThreshold;
+     }},
+    {"budget_scope is head", "causal",
+     [](Request& r) {
+       r.config.budget_scope = BudgetScope::kHead;
+       r.config.causal = true;
+     }},
+    {"budget_scope is head", "compat = official",
+     [](Request& r) {
+       r.config.budget_scope = BudgetScope::kHead;
+       r.config.compat = Compat::kOfficial;
+       r.config.rest = Rest::kSkip;
+     }},
+    {"budget_scope is head", "min_full_blocks = 2",
+     [](Request& r) {
+       r.config.budget_scope = BudgetScope::kHead;
+       r.config.min_full_blocks = 2;
      }},
     {"weigh_values is true", "must be false",
      [](Request& r) {

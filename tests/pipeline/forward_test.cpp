@@ -38,6 +38,16 @@ Problem video(Importance importance) {
   return problem;
 }
 
+/// The same with a budget that the query blocks of a head share (S-28), one level and rest linear.
+Problem shared_budget_video(Importance importance) {
+  Problem problem = video(importance);
+  problem.config.budget_scope = BudgetScope::kHead;
+  problem.config.num_levels = 1;
+  problem.config.rest = Rest::kLinear;
+  problem.config.rest_cutoff = 2.0F;
+  return problem;
+}
+
 /// The reference's map is given to every backend, so that near-ties of the importance cannot make
 /// the outputs differ.
 TEST(Forward, AttentionOfEveryBackendMatchesTheReferenceOnItsMap) {
@@ -55,15 +65,16 @@ TEST(Forward, AttentionOfEveryBackendMatchesTheReferenceOnItsMap) {
 TEST(Forward, LevelMapsOfEveryBackendNearlyAlwaysMatchTheReference) {
   for (const Importance importance : {Importance::kSampledMax, Importance::kSampledMass,
                                       Importance::kAntidiagonal, Importance::kPooledLse}) {
-    const Problem problem = video(importance);
-    QkvTensors qkv = random_qkv(problem, 2);
-    const CallResult want = call_plan(make_plan(problem, reference()), qkv);
-    for (const core::PlanOptions& options : every_backend()) {
-      const CallResult got = call_plan(make_plan(problem, options), qkv);
-      const auto differing = std::inner_product(
-          got.levels.begin(), got.levels.end(), want.levels.begin(), std::size_t{0}, std::plus<>(),
-          [](LevelCode a, LevelCode b) { return a != b ? 1U : 0U; });
-      EXPECT_LE(differing, want.levels.size() / 500) << describe(options);
+    for (const Problem& problem : {video(importance), shared_budget_video(importance)}) {
+      QkvTensors qkv = random_qkv(problem, 2);
+      const CallResult want = call_plan(make_plan(problem, reference()), qkv);
+      for (const core::PlanOptions& options : every_backend()) {
+        const CallResult got = call_plan(make_plan(problem, options), qkv);
+        const auto differing = std::inner_product(
+            got.levels.begin(), got.levels.end(), want.levels.begin(), std::size_t{0},
+            std::plus<>(), [](LevelCode a, LevelCode b) { return a != b ? 1U : 0U; });
+        EXPECT_LE(differing, want.levels.size() / 500) << describe(options);
+      }
     }
   }
 }
@@ -89,9 +100,8 @@ TEST(Forward, S13UserScoresDecideTheLevels) {
   }
 }
 
-TEST(Forward, StagesOneByOneGiveTheMapOfAWholeCall) {
+void expect_map_of_whole_call_by_stages(const Problem& problem) {
   for (const core::PlanOptions& options : every_backend()) {
-    const Problem problem = video(Importance::kPooledLse);
     QkvTensors qkv = random_qkv(problem, 4);
     const core::Plan plan = make_plan(problem, options);
     const CallResult whole = call_plan(plan, qkv);
@@ -113,6 +123,11 @@ TEST(Forward, StagesOneByOneGiveTheMapOfAWholeCall) {
     EXPECT_TRUE(reused.out.buffer().has_same_bytes(whole.out.buffer()));
     EXPECT_TRUE(workspace.is_intact());
   }
+}
+
+TEST(Forward, StagesOneByOneGiveTheMapOfAWholeCall) {
+  expect_map_of_whole_call_by_stages(video(Importance::kPooledLse));
+  expect_map_of_whole_call_by_stages(shared_budget_video(Importance::kPooledLse));
 }
 
 TEST(Forward, ADensePlanHasNoImportanceToGive) {

@@ -18,6 +18,7 @@ ALL = psa.Config(
     rule="threshold",
     budget=(0.1, 0.2, 0.3, 0.4, 0.5),
     head_density=(0.1, 0.25),
+    budget_scope="head",
     rest="linear",
     rest_cutoff=1.5,
     block=(64, 32),
@@ -64,7 +65,7 @@ def test_values_may_be_the_command_lines_text():
     )
     assert from_text == psa.Config(
         budget=(0.1, 0.2, 0.2), rest="linear", rest_cutoff=2, block=(64, 32), tile=(3, 8, 8),
-        causal=True, order="gilbert", weigh_values=True,
+        causal=True, order="gilbert", weigh_values=True, budget_scope="head",
     )
 
 
@@ -103,6 +104,7 @@ def test_configurations_are_values():
 
 WRONG = {
     "rest": ({"rest": "means"}, ValueError, "rest is 'means'; allowed: skip, mean, linear"),
+    "scope": ({"budget_scope": "block"}, ValueError, "budget_scope is 'block'; allowed: row, head"),
     "rest_type": ({"rest": 1}, TypeError, "rest is 1, a int; it must be a str"),
     "int": ({"sink": 1.5}, TypeError, "sink is 1.5, a float; it must be an int"),
     "int_text": ({"sink": "one"}, ValueError, "sink is 'one'; allowed: whole numbers"),

@@ -26,6 +26,7 @@ ENUMERATORS = {
     **{f"PSA_{word.upper()}": i for i, word in enumerate(_ffi.DEVICES)},
     **{f"PSA_TEXT_{word.upper()}": i for i, word in enumerate(_ffi.TEXT_SIDES)},
     **{f"PSA_RULE_{word.upper()}": i for i, word in enumerate(_ffi.RULES)},
+    **{f"PSA_SCOPE_{word.upper()}": i for i, word in enumerate(_ffi.SCOPES)},
     **{f"PSA_REST_{word.upper()}": i for i, word in enumerate(_ffi.RESTS)},
     **{f"PSA_{word.upper()}": i for i, word in enumerate(_ffi.IMPORTANCES)},
     **{f"PSA_REORDER_{word.upper()}": i for i, word in enumerate(_ffi.ORDERS)},

@@ -239,6 +239,7 @@ def test_training_and_missing_kernels_stay_dense(decoder, caplog, monkeypatch):
             dict(preset=psa.Preset("", "", psa.Config(), layers={3: psa.Config(order="gilbert")})),
             "order is 'gilbert' in layer 3",
         ),
+        (dict(budget_scope="head"), "budget_scope is 'head'; causal"),
         (dict(preset="fast"), "preset is 'fast'"),
         (dict(min_tokens=1), "min_tokens is 1"),
         (dict(densty=0.2), "'densty' is not known"),

@@ -34,6 +34,7 @@ void expect_equal_levels(const Problem& problem, const std::vector<std::int32_t>
       SCOPED_TRACE(describe(problem) + ", kind " + std::to_string(static_cast<int>(kind)));
       const auto expected = reference.levels(kv_lengths, importance, caps, weights);
       EXPECT_EQ(whole.levels(kv_lengths, importance, caps, weights), expected);
+      if (core::shares_budget(g.config)) continue;  // chunks are whole heads
       EXPECT_EQ(chunked.levels(kv_lengths, importance, caps, weights), expected);
     }
   }
@@ -53,6 +54,14 @@ TEST_P(CpuLevels, AreThoseOfTheReference) {
 TEST_P(CpuLevels, S24AreThoseOfTheReferenceWithADensityPerHead) {
   Problem problem = GetParam().problem;
   for (const Config& config : head_density_configs(problem.config, problem.shape.heads_q)) {
+    problem.config = config;
+    expect_equal_levels(problem, GetParam().kv_lengths);
+  }
+}
+
+TEST_P(CpuLevels, S28AreThoseOfTheReferenceWithASharedBudget) {
+  Problem problem = GetParam().problem;
+  for (const Config& config : shared_budget_configs(problem.config, problem.shape.heads_q)) {
     problem.config = config;
     expect_equal_levels(problem, GetParam().kv_lengths);
   }

@@ -82,6 +82,30 @@ TEST(ReferenceValueWeights, S27BlocksThatAreNotFiniteAreLeftOut) {
   EXPECT_EQ(weights_of(values, true), (Weights{0, 1, kLargest, 2.0F / 3}));
 }
 
+TEST(ReferenceValueWeights, S28CountTimesTheSpreadOfTheKeysWhereABudgetIsShared) {
+  Problem problem;
+  problem.shape.len_q = problem.shape.len_kv = 48;
+  problem.shape.head_dim = 1;
+  problem.config.block_kv = 16;
+  problem.config.num_levels = 1;
+  problem.config.weigh_values = true;
+  problem.config.rest = Rest::kLinear;
+  QkvTensors in = random_qkv(problem, 1);
+  for (index_t l = 0; l < 48; ++l) {
+    in.v.set(0, 0, l, 0, l < 16 ? 1.0F : l < 32 ? 2.0F : 6.0F);
+    const float distance = l < 16 ? 0.5F : l < 32 ? 2.0F : 1e25F;
+    in.k.set(0, 0, l, 0, 7.0F + (l % 2 == 0 ? distance : -distance));
+  }
+  const auto weights = [&] {
+    return StageRunner(reference::backend(), problem.geometry()).value_weights(in.inputs());
+  };
+  EXPECT_EQ(weights(), (Weights{2, 1, 3}));
+  problem.config.budget_scope = BudgetScope::kHead;
+  EXPECT_EQ(weights(), (Weights{0.5F, 4, kLargest}));
+  problem.config.rest = Rest::kMean;
+  EXPECT_EQ(weights(), (Weights{2, 1, 3}));
+}
+
 class ReferenceValueWeightsCases : public ::testing::TestWithParam<ProblemCase> {};
 
 /// Mean of |v - center|² over positions [begin, end) of a head.

@@ -114,4 +114,17 @@ std::vector<Config> head_density_configs(const Config& base, index_t heads_q) {
   return configs;
 }
 
+std::vector<Config> shared_budget_configs(const Config& base, index_t heads_q) {
+  Config config = base;
+  config.causal = false;
+  std::vector<Config> configs = level_configs(config);
+  std::ranges::copy(head_density_configs(config, heads_q), std::back_inserter(configs));
+  std::erase_if(configs, [](const Config& c) { return c.rule != LevelRule::kQuota; });
+  for (Config& c : configs) {
+    c.budget_scope = BudgetScope::kHead;
+    c.min_full_blocks = std::min(c.min_full_blocks, 1);
+  }
+  return configs;
+}
+
 }  // namespace psa::testing

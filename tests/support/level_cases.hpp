@@ -33,4 +33,7 @@ inline constexpr ImportanceKind kImportanceKinds[] = {
 /// included.
 [[nodiscard]] std::vector<Config> head_density_configs(const Config& base, index_t heads_q);
 
+/// S-28. The quota configurations of both, made not causal, with query blocks that share a budget.
+[[nodiscard]] std::vector<Config> shared_budget_configs(const Config& base, index_t heads_q);
+
 }  // namespace psa::testing

@@ -45,14 +45,19 @@ void spoil_values(Tensor& v) {
 void expect_weights_of_reference(const core::Backend& backend, Problem problem,
                                  const core::Inputs& inputs, const RunOptions& options) {
   problem.config.weigh_values = true;
-  const core::Geometry g = problem.geometry();
-  const auto expected = StageRunner(reference::backend(), g).value_weights(inputs);
-  const auto weights = StageRunner(backend, g, options).value_weights(inputs);
-  ASSERT_EQ(weights.size(), expected.size());
-  for (std::size_t i = 0; i < weights.size(); ++i) {
-    const auto want = static_cast<double>(expected[i]);
-    ASSERT_NEAR(static_cast<double>(weights[i]), want, 3e-5 * want + 1e-5)
-        << backend.isa << ", weight " << i;
+  problem.config.rest = Rest::kLinear;
+  for (const BudgetScope scope : {BudgetScope::kRow, BudgetScope::kHead}) {
+    if (scope == BudgetScope::kHead && problem.config.causal) continue;
+    problem.config.budget_scope = scope;
+    const core::Geometry g = problem.geometry();
+    const auto expected = StageRunner(reference::backend(), g).value_weights(inputs);
+    const auto weights = StageRunner(backend, g, options).value_weights(inputs);
+    ASSERT_EQ(weights.size(), expected.size());
+    for (std::size_t i = 0; i < weights.size(); ++i) {
+      const auto want = static_cast<double>(expected[i]);
+      ASSERT_NEAR(static_cast<double>(weights[i]), want, 3e-5 * want + 1e-5)
+          << backend.isa << ", weight " << i;
+    }
   }
 }
 

@@ -306,7 +306,8 @@ Config method_config(Method method, const Config& psa) {
       config.budget = {1, 1, 1, 1, 1};
       config.head_density.clear();
       config.similarity_cap.reset();
-      config.weigh_values = false;  // as published
+      config.weigh_values = false;  // as published, and so is the scope
+      config.budget_scope = BudgetScope::kRow;
       config.rest = method == Method::kBinaryMean ? Rest::kMean : Rest::kSkip;
       if (method == Method::kBinaryUnordered) config.reorder = Reorder::kNone;
       // The published code has no block means.
@@ -318,6 +319,7 @@ Config method_config(Method method, const Config& psa) {
       config.budget = {0.10F, 0.15F, 0.15F, 0.35F, 0.35F};
       config.head_density.clear();
       config.weigh_values = false;
+      config.budget_scope = BudgetScope::kRow;
       config.rest = Rest::kSkip;
       return config;
     case Method::kDense:

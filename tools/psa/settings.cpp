@@ -19,6 +19,7 @@ namespace {
 
 constexpr Words<LevelRule, 2> kRules{
     {{"quota", LevelRule::kQuota}, {"threshold", LevelRule::kThreshold}}};
+constexpr Words<BudgetScope, 2> kScopes{{{"row", BudgetScope::kRow}, {"head", BudgetScope::kHead}}};
 constexpr Words<Rest, 3> kRests{
     {{"mean", Rest::kMean}, {"linear", Rest::kLinear}, {"skip", Rest::kSkip}}};
 constexpr Words<Importance, 5> kImportances{{{"pooled_lse", Importance::kPooledLse},
@@ -186,6 +187,16 @@ constexpr std::array kSelection{
     Setting{"levels", "", "N", "use N levels (pool factors 1, 2, 4, 8, 16)",
             SettingGroup::kSelection, apply_levels,
             [](const Problem&, const Problem&) { return Text(); }},
+    Setting{"budget_scope", "", "row|head",
+            "each query block spends the budget (default), or all of a head together (quota)",
+            SettingGroup::kSelection,
+            [](Problem& p, const std::string& label, std::string_view text) {
+              p.config.budget_scope = parse_word({label, text}, kScopes);
+            },
+            [](const Problem& p, const Problem& d) {
+              return unless_default(p.config.budget_scope, d.config.budget_scope,
+                                    [](BudgetScope s) { return word_of(s, kScopes); });
+            }},
     Setting{"rest", "", "mean|linear|skip",
             "other blocks: mean (default), mean and first-order term, or nothing (the paper)",
             SettingGroup::kSelection,

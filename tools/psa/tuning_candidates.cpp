@@ -21,9 +21,26 @@ double selection_cost_of(const Plan& plan, const Config& config) {
   return stages::measure_levels(plan, plan.level_map(codes)).selection_cost;
 }
 
-std::vector<Config> combinations(const SearchSpace& space, const Config& base) {
+/// Adds `config` with every way to choose the blocks that its rest allows.
+void add_selections(const SearchSpace& space, Config config, std::vector<Config>& all) {
   const std::vector<float> no_cutoff{0};
   const std::vector<bool> not_weighed{false};
+  const std::vector<BudgetScope> by_row{BudgetScope::kRow};
+  const bool has_means = reads_means(config.rest);
+  for (const float cutoff : has_means ? space.rest_cutoffs : no_cutoff) {
+    config.rest_cutoff = cutoff;
+    for (const bool weighs : has_means ? space.weigh_values : not_weighed) {
+      config.weigh_values = weighs;
+      const bool may_share = weighs && config.rest == Rest::kLinear && !config.causal;
+      for (const BudgetScope scope : may_share ? space.budget_scopes : by_row) {
+        config.budget_scope = scope;
+        all.push_back(config);
+      }
+    }
+  }
+}
+
+std::vector<Config> combinations(const SearchSpace& space, const Config& base) {
   std::vector<Config> all;
   for (const Reorder order : space.orders) {
     for (const Importance estimator : space.estimators) {
@@ -39,13 +56,7 @@ std::vector<Config> combinations(const SearchSpace& space, const Config& base) {
           config.budget.fill(0);  // not dense, so that the estimator counts
           config.head_density.clear();
           config.compat = Compat::kNone;  // which has neither means nor densities by head
-          for (const float cutoff : reads_means(rest) ? space.rest_cutoffs : no_cutoff) {
-            config.rest_cutoff = cutoff;
-            for (const bool weighs : reads_means(rest) ? space.weigh_values : not_weighed) {
-              config.weigh_values = weighs;
-              all.push_back(config);
-            }
-          }
+          add_selections(space, config, all);
         }
       }
     }
@@ -72,7 +83,8 @@ SearchSpace search_space(const Problem& base, const CallOptions& flags) {
                      {1, Rest::kSkip}},
                     {128, 64},
                     {0, find_preset("balanced").config.rest_cutoff},
-                    {false, true}};
+                    {false, true},
+                    {BudgetScope::kRow, BudgetScope::kHead}};
   if (config.causal) space.estimators.push_back(Importance::kAntidiagonal);
   if (flags.has_flag("order")) space.orders = {config.reorder};
   if (flags.has_flag("importance")) space.estimators = {config.importance};
@@ -82,6 +94,9 @@ SearchSpace search_space(const Problem& base, const CallOptions& flags) {
   }
   if (flags.has_flag("weigh_values") || config.weigh_values) {
     space.weigh_values = {config.weigh_values};
+  }
+  if (flags.has_flag("budget_scope") || config.budget_scope != BudgetScope::kRow) {
+    space.budget_scopes = {config.budget_scope};
   }
   const auto erase_splits = [&space](const auto& is_other) {
     space.splits.erase(std::remove_if(space.splits.begin(), space.splits.end(), is_other),
@@ -138,6 +153,7 @@ std::string candidate_text(const Config& config) {
   }
   text += std::to_string(config.num_levels) + (config.num_levels == 1 ? " level" : " levels");
   if (config.weigh_values) text += ", values weighed";
+  if (config.budget_scope == BudgetScope::kHead) text += ", shared budget";
   if (const auto cutoff = find_setting("rest_cutoff")->format(given, Problem{})) {
     text += ", cutoff " + *cutoff;
   }

@@ -19,6 +19,8 @@ struct SearchSpace {
   std::vector<std::int32_t> block_kv;
   std::vector<float> rest_cutoffs;  ///< where the rest is read
   std::vector<bool> weigh_values;   ///< the same; elsewhere values are not weighed
+  /// Where the rest is linear, values are weighed and calls are not causal; elsewhere kRow.
+  std::vector<BudgetScope> budget_scopes;
 };
 
 /// Every order that makes sense for the tokens of `base`.
@@ -38,7 +40,7 @@ struct Candidate {
 [[nodiscard]] std::vector<Candidate> candidates_of(const SearchSpace& space, const Problem& base,
                                                    const PlanOptions& options);
 
-/// "gilbert pooled_lse linear 128x128 1 level, cutoff 2".
+/// "gilbert pooled_lse linear 128x128 1 level, values weighed, shared budget, cutoff 2".
 [[nodiscard]] std::string candidate_text(const Config& config);
 
 }  // namespace psa::cli

@@ -13,6 +13,7 @@
 
 #include "capture_runner.hpp"
 #include "engine/tensors/printable.hpp"
+#include "placement.hpp"
 #include "psa/error.hpp"
 #include "psa/presets.hpp"
 #include "settings.hpp"
@@ -92,10 +93,11 @@ std::vector<Contender> contenders_of(const CallOptions& options, const Problem& 
     }
   }
   if (result.empty()) throw Error(refusal->status(), refusal->what());
-  // What the result is held against needs the density too, sooner or later.
-  Config base = problem.config;
-  base.rule = LevelRule::kQuota;
-  set_density(base, density, "--target");
+  // What the result is held against needs the density and a plan too, sooner or later.
+  Problem base = problem;
+  base.config.rule = LevelRule::kQuota;
+  set_density(base.config, density, "--target");
+  static_cast<void>(make_plan(base, options.plan_options()));
   return result;
 }
 
@@ -220,7 +222,8 @@ Ladder make_ladder(const Contender& contender) {
   return ladder;
 }
 
-/// The best blocks alone, as published: values are not weighed. In the best of all orders.
+/// The best blocks alone, as published: values are not weighed, and each query block has its own
+/// budget. In the best of all orders.
 std::optional<Contender> SearchRun::best_binary(double density) {
   const auto reader =
       std::find_if(result_.finalists.begin(), result_.finalists.end(),
@@ -231,6 +234,7 @@ std::optional<Contender> SearchRun::best_binary(double density) {
                           {config.importance},
                           {{1, Rest::kSkip}},
                           {config.block_kv},
+                          {},
                           {},
                           {}};
   std::vector<Contender> contenders;

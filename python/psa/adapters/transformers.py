@@ -42,8 +42,9 @@ def register(
 
     Args:
         preset: a name of `psa.presets()`, the path of a YAML file, settings as text, a Config or a
-            Preset; calls are causal whatever it says, and its order of tokens must be "none". Its
-            settings for single layers are those of decoder layers (`layer_idx`, from 0).
+            Preset; calls are causal whatever it says, so its order of tokens must be "none" and its
+            budget_scope "row". Its settings for single layers are those of decoder layers
+            (`layer_idx`, from 0).
         name: for `set_attn_implementation` and `from_pretrained(attn_implementation=...)`; several
             names may have different options.
         dense_layers: decoder layers (`layer_idx`, from 0) that are always dense.
@@ -68,9 +69,9 @@ def register(
             f"transformers has no AttentionInterface with masks ({error}); psa needs 4.53 or newer"
         ) from error
     choice = resolve(preset, overrides, "prefill")
-    _check_order("", choice.config)
+    _check_causal("", choice.config)
     for layer, config in choice.layers.items():
-        _check_order(f" in layer {layer}", config)
+        _check_causal(f" in layer {layer}", config)
     if isinstance(min_tokens, bool) or not isinstance(min_tokens, int) or min_tokens < 2:
         raise ValueError(f"min_tokens is {min_tokens!r}; allowed: whole numbers from 2")
     implementation = _Implementation(
@@ -88,12 +89,14 @@ def register(
     return name
 
 
-def _check_order(where: str, config: Config) -> None:
-    if config.order != "none":
-        raise ValueError(
-            f'order is {config.order!r}{where}; causal attention needs "none", as in the presets '
-            "prefill and qwen2.5-vl"
-        )
+def _check_causal(where: str, config: Config) -> None:
+    for name, needed in (("order", "none"), ("budget_scope", "row")):
+        given = getattr(config, name)
+        if given != needed:
+            raise ValueError(
+                f'{name} is {given!r}{where}; causal attention needs "{needed}", as in the presets '
+                "prefill and qwen2.5-vl"
+            )
 
 
 @dataclass(frozen=True)

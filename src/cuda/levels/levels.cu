@@ -24,8 +24,7 @@
 // for another. On rows of more than 4096 blocks 8 warps work together; rows that are too long for
 // shared memory compute the bits again in every pass.
 //
-// What a row must hold is computed apart from the search (quota_of_lane, target_of): a rule that
-// looks at several rows would hand in other targets.
+// Budgets that the rows of a head share are the work of head_levels.cu.
 //
 // Cost: one read of the importance (two under the threshold rule) and one byte written per block;
 // bound by instructions, by quota 3,400 of a warp for a row of 591 blocks. On an H100 7,092 such
@@ -96,23 +95,10 @@ __device__ CutTarget<kRule> target_of(const RowParams& p, bool is_finest, index_
   return {static_cast<std::uint32_t>(cut), share, all.mass};
 }
 
-/// The order of semantics::ranks_before among blocks that are not forced, ties apart.
-__device__ std::uint32_t bits_of_importance(float importance) {
-  constexpr std::uint32_t kSign = 0x80000000U;
-  const float ranked = semantics::ranked_importance(importance) + 0.0F;  // -0 becomes 0
-  const std::uint32_t bits = __float_as_uint(ranked);
-  return (bits & kSign) != 0 ? bits : ~(bits | kSign);
-}
-
 /// The importance that has these bits, which are not forced, if it is positive, else 0.
 __device__ float positive_importance(std::uint32_t bits) {
   constexpr std::uint32_t kSign = 0x80000000U;
   return (bits & kSign) != 0 ? 0.0F : __uint_as_float(~bits & ~kSign);
-}
-
-/// Comparable. The rank of a block, or of the last block of a cut.
-__device__ std::uint64_t rank_of(std::uint32_t bits, std::uint32_t kv_block) {
-  return std::uint64_t{bits} << 32 | kv_block;
 }
 
 /// What the rows of a query block have in common.
@@ -540,6 +526,7 @@ void launch_rule(const StageContext& context, const RowParams& p) {
 }  // namespace
 
 void levels(const StageContext& context, const core::LevelsParams& params) {
+  if (core::shares_budget(context.geometry.config)) return head_levels(context, params);
   const RowParams p = make_params(context, params);
   if (context.geometry.config.rule == LevelRule::kThreshold) {
     launch_rule<LevelRule::kThreshold, false>(context, p);
@@ -550,6 +537,8 @@ void levels(const StageContext& context, const core::LevelsParams& params) {
   }
 }
 
-std::size_t levels_scratch(const core::Geometry& /*geometry*/) { return 0; }
+std::size_t levels_scratch(const core::Geometry& geometry) {
+  return core::shares_budget(geometry.config) ? head_levels_scratch(geometry) : 0;
+}
 
 }  // namespace psa::cuda

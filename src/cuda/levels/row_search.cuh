@@ -18,6 +18,20 @@ namespace psa::cuda {
 inline constexpr unsigned kAllLanes = 0xFFFFFFFFU;
 inline constexpr int kWarp = 32;
 
+/// The order of semantics::ranks_before among blocks that are not forced, ties apart.
+__device__ inline std::uint32_t bits_of_importance(float importance) {
+  constexpr std::uint32_t kSign = 0x80000000U;
+  const float ranked = semantics::ranked_importance(importance) + 0.0F;  // -0 becomes 0
+  const std::uint32_t bits = __float_as_uint(ranked);
+  return (bits & kSign) != 0 ? bits : ~(bits | kSign);
+}
+
+/// Comparable. The rank of a block, or of the last block of a cut.
+__device__ inline std::uint64_t rank_of(std::uint32_t bits, std::uint32_t kv_block) {
+  return std::uint64_t{bits} << 32 | kv_block;
+}
+inline constexpr std::uint64_t kNoRank = ~std::uint64_t{0};  ///< behind all blocks
+
 /// A set of blocks in numbers. `mass` (S-15) stays 0 under the quota rule.
 struct BlockSums {
   std::uint32_t count = 0;

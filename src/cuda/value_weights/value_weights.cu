@@ -1,21 +1,22 @@
 // SPDX-License-Identifier: Apache-2.0
 
 // Value weights stage: how far the values of a KV block lie from those that a row sees on average
-// (S-27).
+// (S-27), and where query blocks share a budget its keys from their mean (S-28).
 //
-//   in   v        [B, Hkv, Lk, D] of 16-bit elements, any strides, read in working order (S-19)
+//   in   v        [B, Hkv, Lk, D] of 16-bit elements, any strides, read in working order (S-19);
+//                 k likewise where its spread counts
 //   out  weights  [B, Hkv, Nk]; 0 for a block without keys
 //
 // Two kernels, with sums in float in an order that never changes:
 //
-//   measure_values  one pass over V. A team of lanes, 8 channels each, holds a stretch of 16 values
-//                   in registers: their mean, and how far they lie from it. A warp makes those of a
-//                   block of what its stretches have.
+//   measure_rows    one pass over V, another over K where its spread counts. A team of lanes,
+//                   8 channels each, holds a stretch of 16 rows in registers: their mean, and how
+//                   far they lie from it. A warp makes those of a block of what its stretches have.
 //   weigh_values    a CTA per kCtaBlocks blocks of a head. The mean of what a row sees, from the
 //                   means of all blocks, in causal calls of those up to its own; then
 //                   |v - center|² is on average the sum of both squared distances.
 //
-// Cost: bound by memory, one read of V; the means, 4 · D bytes a block, are read once per
+// Cost: bound by memory, one read of V (and K); the means, 4 · D bytes a block, are read once per
 // kCtaBlocks blocks from the second-level cache.
 
 #include <cmath>
@@ -42,22 +43,29 @@ constexpr int kLaneChannels = kMaxDim / kWarp;
 static_assert(kWeighThreads >= kMaxDim);
 
 /// Of every KV block, in the scratch memory.
-struct BlockValues {
-  float* means;   // [B, Hkv, Nk, D]
-  float* spread;  // [B, Hkv, Nk]: mean |v - mean|² of the block
+struct BlockMoments {
+  float* means;   // [B, Hkv, Nk, D]; null: not wanted
+  float* spread;  // [B, Hkv, Nk]: mean |row - mean|² of the block
 };
 
-BlockValues carve(core::Ledger& ledger, const core::Geometry& g) {
+struct WeightScratch {
+  BlockMoments values;
+  BlockMoments keys;  // spread null: it does not count
+};
+
+WeightScratch carve(core::Ledger& ledger, const core::Geometry& g) {
   const auto blocks = static_cast<std::size_t>(g.shape.batch * g.shape.heads_kv * g.num_kv_blocks);
-  return {ledger.take<float>(blocks * static_cast<std::size_t>(g.shape.head_dim)),
-          ledger.take<float>(blocks)};
+  WeightScratch scratch{};
+  scratch.values = {ledger.take<float>(blocks * static_cast<std::size_t>(g.shape.head_dim)),
+                    ledger.take<float>(blocks)};
+  if (core::weighs_keys(g.config)) scratch.keys.spread = ledger.take<float>(blocks);
+  return scratch;
 }
 
 template <typename Element>
 struct ValueParams {
-  KvRows<Element> values;
   const std::int32_t* kv_lengths;  // [B] or null
-  BlockValues blocks;
+  WeightScratch blocks;
   float* weights;  // [B, Hkv, Nk]
   int heads_kv, len_kv, head_dim, block_kv, num_kv_blocks;
   bool causal;
@@ -109,8 +117,8 @@ struct Stretches {
 
 /// Mean and spread of a block, by a warp; `first`: its first stretch in the CTA.
 template <typename Element>
-__device__ void measure_block(const ValueParams<Element>& p, const Stretches& cta, int head,
-                              int kv_block, int first, int tokens) {
+__device__ void measure_block(const ValueParams<Element>& p, const BlockMoments& out,
+                              const Stretches& cta, int head, int kv_block, int first, int tokens) {
   const int lane = static_cast<int>(threadIdx.x) % kWarp;
   const index_t block = index_t{head} * p.num_kv_blocks + kv_block;
   const int stretches = (tokens + kStretchTokens - 1) / kStretchTokens;
@@ -127,16 +135,18 @@ __device__ void measure_block(const ValueParams<Element>& p, const Stretches& ct
       const float d = means[s * p.head_dim] - mean;
       spread = fmaf(share_of(s) * d, d, spread);
     }
-    p.blocks.means[block * p.head_dim + channel] = mean;
+    if (out.means != nullptr) out.means[block * p.head_dim + channel] = mean;
   }
   if (lane < stretches) spread += cta.square[first + lane] / static_cast<float>(tokens);
   spread = warp_sum(spread);
-  if (lane == 0) p.blocks.spread[block] = spread;
+  if (lane == 0) out.spread[block] = spread;
 }
 
 template <typename Element, bool kAligned>
 __global__ void __launch_bounds__(kMaxThreads)
-    measure_values(const __grid_constant__ ValueParams<Element> p) {
+    measure_rows(const __grid_constant__ ValueParams<Element> p,
+                 const __grid_constant__ KvRows<Element> rows,
+                 const __grid_constant__ BlockMoments out) {
   extern __shared__ float shared[];
   const Stretches cta{shared, shared + p.stretches * p.head_dim};
   const int head = static_cast<int>(blockIdx.x) / p.tiles;
@@ -150,7 +160,7 @@ __global__ void __launch_bounds__(kMaxThreads)
 
   uint4 packed[kStretchTokens] = {};
   if (tokens > 0 && channel < p.head_dim) {
-    load_stretch<kAligned>(p.values.head(head / p.heads_kv, head % p.heads_kv),
+    load_stretch<kAligned>(rows.head(head / p.heads_kv, head % p.heads_kv),
                            stretch * kStretchTokens, tokens, channel, p.head_dim - channel, packed);
   }
   float square = 0.0F;
@@ -171,7 +181,7 @@ __global__ void __launch_bounds__(kMaxThreads)
     const int kv_block = tile * p.stretches / block_stretches + b;
     if (kv_block >= p.num_kv_blocks) break;
     const int real = block_tokens(p, kv_block, kv_length);
-    if (real > 0) measure_block(p, cta, head, kv_block, b * block_stretches, real);
+    if (real > 0) measure_block(p, out, cta, head, kv_block, b * block_stretches, real);
   }
 }
 
@@ -250,7 +260,8 @@ __global__ void __launch_bounds__(kWeighThreads)
   const int warp = static_cast<int>(threadIdx.x) / kWarp;
   const index_t first = index_t{head} * p.num_kv_blocks;
   const HeadBlocks<Element> blocks{p, key_length(p.kv_lengths, head / p.heads_kv, p.len_kv),
-                                   p.blocks.means + first * p.head_dim, p.blocks.spread + first,
+                                   p.blocks.values.means + first * p.head_dim,
+                                   p.blocks.values.spread + first,
                                    static_cast<int>(threadIdx.x) % kWarp};
   const int real = static_cast<int>(semantics::ceil_div(blocks.kv_length, p.block_kv));
   ValueSum seen{};
@@ -266,7 +277,10 @@ __global__ void __launch_bounds__(kWeighThreads)
   for (int j = own; j < min(own + kWarpBlocks, p.num_kv_blocks); ++j) {
     const bool has_keys = j < real;
     if (p.causal && has_keys) blocks.add(j, seen);
-    const float weight = has_keys ? blocks.weight(j, seen) : 0.0F;
+    float weight = has_keys ? blocks.weight(j, seen) : 0.0F;
+    if (has_keys && p.blocks.keys.spread != nullptr) {
+      weight = semantics::error_weight(weight, __ldg(p.blocks.keys.spread + first + j));
+    }
     if (blocks.lane == 0) p.weights[first + j] = weight;
   }
 }
@@ -278,7 +292,6 @@ void launch(const StageContext& context, const core::ValueWeightsParams& params)
   const core::Geometry& g = context.geometry;
   core::Ledger scratch(context.scratch);
   ValueParams<Element> p{};
-  p.values = kv_rows<Element>(params.inputs.v, params.inputs.kv_order);
   p.kv_lengths = params.inputs.kv_lengths;
   p.blocks = carve(scratch, g);
   p.weights = params.weights;
@@ -294,12 +307,17 @@ void launch(const StageContext& context, const core::ValueWeightsParams& params)
   p.tiles = tiles.tiles;
 
   const index_t heads = g.shape.batch * g.shape.heads_kv;
-  const auto measure = has_aligned_rows(params.inputs.v) ? measure_values<Element, true>
-                                                         : measure_values<Element, false>;
   const auto shared = sizeof(float) * static_cast<std::size_t>(p.stretches) *
                       static_cast<std::size_t>(p.head_dim + 1);
-  measure<<<grid_of(heads * p.tiles), tiles.threads(), shared, stream_of(context.stream)>>>(p);
-  check_launch("measure_values");
+  const auto measure = [&](const TensorView& tensor, const BlockMoments& out) {
+    const auto kernel =
+        has_aligned_rows(tensor) ? measure_rows<Element, true> : measure_rows<Element, false>;
+    kernel<<<grid_of(heads * p.tiles), tiles.threads(), shared, stream_of(context.stream)>>>(
+        p, kv_rows<Element>(tensor, params.inputs.kv_order), out);
+    check_launch("measure_rows");
+  };
+  measure(params.inputs.v, p.blocks.values);
+  if (p.blocks.keys.spread != nullptr) measure(params.inputs.k, p.blocks.keys);
   const index_t ctas = semantics::ceil_div(g.num_kv_blocks, kCtaBlocks);
   weigh_values<Element><<<grid_of(heads * ctas), kWeighThreads, 0, stream_of(context.stream)>>>(p);
   check_launch("weigh_values");
