@@ -38,7 +38,7 @@ using semantics::Range;
 
 constexpr int kThreads = 256;
 constexpr int kWarps = kThreads / kWarp;
-constexpr int kCtaRows = 32;
+constexpr int kCtaRows = 8;
 constexpr int kCutThreads = 1024;
 constexpr int kCutWarps = kCutThreads / kWarp;
 constexpr int kThreadClasses = kRankClasses / kCutThreads;

@@ -37,7 +37,7 @@ constexpr int kWarp = 32;
 constexpr unsigned kAllLanes = 0xFFFFFFFFU;
 constexpr int kMaxDim = 256;
 constexpr int kCtaBlocks = 32;
-constexpr int kWeighThreads = 256;
+constexpr int kWeighThreads = 1024;
 constexpr int kWeighWarps = kWeighThreads / kWarp;
 constexpr int kLaneChannels = kMaxDim / kWarp;
 static_assert(kWeighThreads >= kMaxDim);
@@ -122,9 +122,9 @@ __device__ void measure_block(const ValueParams<Element>& p, const BlockMoments&
   const int lane = static_cast<int>(threadIdx.x) % kWarp;
   const index_t block = index_t{head} * p.num_kv_blocks + kv_block;
   const int stretches = (tokens + kStretchTokens - 1) / kStretchTokens;
+  const float token_share = 1.0F / static_cast<float>(tokens);
   const auto share_of = [&](int s) {
-    return static_cast<float>(min(kStretchTokens, tokens - s * kStretchTokens)) /
-           static_cast<float>(tokens);
+    return static_cast<float>(min(kStretchTokens, tokens - s * kStretchTokens)) * token_share;
   };
   float spread = 0.0F;
   for (int channel = lane; channel < p.head_dim; channel += kWarp) {
@@ -137,7 +137,7 @@ __device__ void measure_block(const ValueParams<Element>& p, const BlockMoments&
     }
     if (out.means != nullptr) out.means[block * p.head_dim + channel] = mean;
   }
-  if (lane < stretches) spread += cta.square[first + lane] / static_cast<float>(tokens);
+  if (lane < stretches) spread = fmaf(cta.square[first + lane], token_share, spread);
   spread = warp_sum(spread);
   if (lane == 0) out.spread[block] = spread;
 }
@@ -237,17 +237,27 @@ struct HeadBlocks {
 
 /// Adds up what the warps of the CTA have, in their order; every warp gets the sum.
 __device__ ValueSum add_warps(const ValueSum& own) {
-  __shared__ ValueSum sums[kWeighThreads];
+  __shared__ float channels[kWeighWarps][kMaxDim];
+  __shared__ int tokens[kWeighWarps];
   const int thread = static_cast<int>(threadIdx.x);
-  sums[thread] = own;
+  const int lane = thread % kWarp;
+#pragma unroll
+  for (int c = 0; c < kLaneChannels; ++c) {
+    channels[thread / kWarp][c * kWarp + lane] = own.channel[c];
+  }
+  if (lane == 0) tokens[thread / kWarp] = own.tokens;
+  __syncthreads();
+  if (thread < kMaxDim) {
+    for (int warp = 1; warp < kWeighWarps; ++warp) channels[0][thread] += channels[warp][thread];
+  }
+  if (thread == 0) {
+    for (int warp = 1; warp < kWeighWarps; ++warp) tokens[0] += tokens[warp];
+  }
   __syncthreads();
   ValueSum all{};
-  for (int warp = 0; warp < kWeighWarps; ++warp) {
-    const ValueSum& part = sums[warp * kWarp + thread % kWarp];
 #pragma unroll
-    for (int c = 0; c < kLaneChannels; ++c) all.channel[c] += part.channel[c];
-    all.tokens += part.tokens;
-  }
+  for (int c = 0; c < kLaneChannels; ++c) all.channel[c] = channels[0][c * kWarp + lane];
+  all.tokens = tokens[0];
   return all;
 }
 
