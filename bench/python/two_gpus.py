@@ -33,6 +33,13 @@ SPREAD = ("wan-1.3b-480p", "wan-1.3b-720p", "wan-14b-720p")
 VARIANTS = ("dense", "psa balanced")
 
 
+def mean_of_processes(value: float, device: str) -> float:
+    """Each process knows the density of its own heads; all have equally many."""
+    total = torch.tensor(value, dtype=torch.float64, device=device)
+    distributed.all_reduce(total)
+    return float(total) / PROCESSES
+
+
 def measure(case: Case, device: str, repeats: int) -> dict[str, dict[str, Any]]:
     """Times and outputs of each variant of `case`, in turns; all processes begin a call at once."""
     clock = Clock(device)
@@ -50,7 +57,7 @@ def measure(case: Case, device: str, repeats: int) -> dict[str, dict[str, Any]]:
                 if turn == 0:
                     found[variant.name] = {
                         "out": out.float(),
-                        "density": variant.density(),
+                        "density": mean_of_processes(variant.density(), device),
                         "times": [],
                     }
                 else:

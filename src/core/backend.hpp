@@ -17,6 +17,7 @@
 #include "psa/level_map.hpp"
 #include "psa/types.hpp"
 #include "semantics/blocks.hpp"
+#include "semantics/head_budget.hpp"
 #include "semantics/levels.hpp"
 #include "semantics/pooling.hpp"
 
@@ -39,6 +40,11 @@ struct Geometry {
 /// S-28. Whether the query blocks of a head share its budget.
 [[nodiscard]] constexpr bool shares_budget(const Config& config) {
   return config.budget_scope == BudgetScope::kHead;
+}
+
+/// S-28. What the cuts of a head depend on beside its pairs and its budget.
+[[nodiscard]] constexpr semantics::HeadRule head_rule(const Config& config) {
+  return {config.num_levels, config.block_kv, reads_means(config.rest), config.rest_cutoff};
 }
 
 /// S-28. Whether the spread of the keys of a block counts where its values are weighed.

@@ -83,15 +83,12 @@ struct HeadPairs {
 /// `counts` is overwritten.
 semantics::HeadCuts cuts_of(const HeadPairs& pairs, const float* budget,
                             std::span<std::uint32_t> counts) {
-  const Config& config = pairs.geometry.config;
   std::fill(counts.begin(), counts.end(), 0);
   pairs.for_each([&](index_t /*q_block*/, index_t /*kv_block*/, int rank_class) {
     ++counts[static_cast<std::size_t>(rank_class)];
   });
   for (std::size_t c = semantics::kRankClasses; c-- > 0;) counts[c] += counts[c + 1];
-  return semantics::head_cuts(
-      {counts.data()}, budget,
-      {config.num_levels, config.block_kv, reads_means(config.rest), config.rest_cutoff});
+  return semantics::head_cuts({counts.data()}, budget, core::head_rule(pairs.geometry.config));
 }
 
 /// `levels`: [Nq, Nk].

@@ -258,7 +258,6 @@ std::vector<Pair> pairs_of(const LevelRow& row) {
 /// `rows`: all of one head. `codes`: [Nq, Nk].
 void assign_head(const std::vector<LevelRow>& rows, LevelCode* codes) {
   const core::Geometry& geometry = rows.front().geometry;
-  const Config& config = geometry.config;
   std::vector<Pair> pairs;
   for (const LevelRow& row : rows) {
     const std::vector<Pair> own = pairs_of(row);
@@ -267,9 +266,8 @@ void assign_head(const std::vector<LevelRow>& rows, LevelCode* codes) {
   std::vector<std::uint32_t> from(semantics::kRankClasses + 1, 0);
   for (const Pair& pair : pairs) ++from[to_size(pair.rank_class)];
   for (std::size_t c = semantics::kRankClasses; c-- > 0;) from[c] += from[c + 1];
-  const semantics::HeadCuts cuts = semantics::head_cuts(
-      {from.data()}, rows.front().budget,
-      {config.num_levels, config.block_kv, reads_means(config.rest), config.rest_cutoff});
+  const semantics::HeadCuts cuts =
+      semantics::head_cuts({from.data()}, rows.front().budget, core::head_rule(geometry.config));
 
   std::fill_n(codes, geometry.num_q_blocks * geometry.num_kv_blocks, kSkip);
   const std::uint8_t* const caps = rows.front().caps;

@@ -242,8 +242,7 @@ HeadParams make_params(const StageContext& context, const core::LevelsParams& pa
   p.forced = g.forced;
   for (std::size_t l = 0; l < kMaxLevels; ++l) p.budget[l] = g.config.budget[l];
   p.head_budgets = params.head_budgets;
-  p.rule = {g.config.num_levels, g.config.block_kv, reads_means(g.config.rest),
-            g.config.rest_cutoff};
+  p.rule = core::head_rule(g.config);
   p.batch_begin = static_cast<int>(params.chunk.batch_begin);
   p.len_q = g.shape.len_q;
   p.len_kv = g.shape.len_kv;
