@@ -76,9 +76,9 @@ struct Config {
   /// kHead needs rule = kQuota, causal = false, compat = kNone, min_full_blocks <= 1.
   BudgetScope budget_scope = BudgetScope::kRow;
   Rest rest = Rest::kMean;
-  /// Block means whose importance is below rest_cutoff / block_kv of that of the last block with a
-  /// level are not read, and by quota level 1 gets what they would have cost (S-26). 0..block_kv;
-  /// 0: all means are read.
+  /// Block means whose importance is below rest_cutoff / block_kv of the least with a level are not
+  /// read, and by quota level 1 gets what they would have cost (S-26). 0..block_kv; 0: all means
+  /// are read.
   float rest_cutoff = 0.0F;
   std::int32_t min_full_blocks = 1;  ///< at least this many blocks of a row at level 1; >= 0
 

@@ -182,8 +182,8 @@ class Config:
     rest: str = _setting("mean", _word(_ffi.RESTS))
     """"mean", "linear", "skip": blocks that no level takes [S-17, S-23, S-25]."""
     rest_cutoff: float = _setting(0.0, _number)
-    """Block means below rest_cutoff / block[1] of the importance of the last block with a level are
-    not read, and level 1 gets what they would have cost [S-26]; 0: all are read."""
+    """Block means below rest_cutoff / block[1] of the least importance with a level are not read,
+    and level 1 gets what they would have cost [S-26]; 0: all are read."""
     block: Sequence[int] = _setting((128, 128), _sizes(2, "QxKV"))
     """Tokens of a query and of a KV block, each 16, 32, 64 or 128 [S-2]."""
     min_full: int = _setting(1, _count)

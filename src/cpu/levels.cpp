@@ -21,6 +21,7 @@
 #include <algorithm>
 #include <array>
 #include <bit>
+#include <limits>
 #include <span>
 #include <utility>
 
@@ -41,7 +42,8 @@ struct Candidate {
 struct LevelScratch {
   Candidate* candidates;  // [Nk]
   Candidate* sorted;      // [Nk]
-  float* importance;      // [Nk] of the ranked candidates
+  float* weighed;         // [Nk] importance as it is ranked, of the ranked candidates
+  float* importance;      // [Nk] the same, not weighed
   LevelCode* codes;       // [Nk] of the ranked candidates
   std::uint8_t* forced;   // [Nk] by KV block
   double* shares;         // [Nk], cumulative; compat = official only
@@ -49,9 +51,10 @@ struct LevelScratch {
 
 LevelScratch carve(Ledger& ledger, index_t num_kv_blocks) {
   const auto count = static_cast<std::size_t>(num_kv_blocks);
-  return {ledger.take<Candidate>(count),    ledger.take<Candidate>(count),
-          ledger.take<float>(count),        ledger.take<LevelCode>(count),
-          ledger.take<std::uint8_t>(count), ledger.take<double>(count)};
+  return {ledger.take<Candidate>(count), ledger.take<Candidate>(count),
+          ledger.take<float>(count),     ledger.take<float>(count),
+          ledger.take<LevelCode>(count), ledger.take<std::uint8_t>(count),
+          ledger.take<double>(count)};
 }
 
 /// One row of the level map.
@@ -65,6 +68,9 @@ struct Row {
   const float* budget;       // [kMaxLevels]
 
   [[nodiscard]] float importance_of(index_t kv_block) const {
+    return importance == nullptr ? 0.0F : semantics::ranked_importance(importance[kv_block]);
+  }
+  [[nodiscard]] float weighed_importance_of(index_t kv_block) const {
     if (importance == nullptr) return 0.0F;
     const float weight = weights == nullptr ? 1.0F : weights[kv_block];
     return semantics::ranked_importance(
@@ -101,7 +107,7 @@ std::span<Candidate> gather_candidates(const Row& row, const LevelScratch& scrat
     if (visibility == semantics::Visibility::kHidden) continue;
     const bool forced = semantics::is_forced(g.forced, queries, keys, j, visibility);
     scratch.forced[j] = forced ? 1 : 0;
-    const std::uint32_t bits = rank_bits({forced && forced_rank, row.importance_of(j), j});
+    const std::uint32_t bits = rank_bits({forced && forced_rank, row.weighed_importance_of(j), j});
     scratch.candidates[count++] = {bits, static_cast<std::int32_t>(j)};
   }
   return {scratch.candidates, count};
@@ -162,21 +168,20 @@ class ThresholdWalk {
   std::size_t cut_ = 0;
 };
 
-/// S-26. How many of the ranked blocks are read at all, `last_cut` of them at a level. The first
-/// `forced` are forced.
-index_t end_of_means(const Config& config, std::span<const float> ranked, index_t forced,
+/// S-26. The least importance of a block mean that is read. `importance`: of the ranked blocks, of
+/// which the first `forced` are forced and the rule gives the first `last_cut` a level.
+float least_of_means(const Config& config, std::span<const float> importance, index_t forced,
                      index_t last_cut) {
-  const index_t last = std::max(last_cut - 1, forced);
-  if (last == std::ssize(ranked)) return last;
-  const float least = semantics::least_of_means(ranked[static_cast<std::size_t>(last)],
-                                                config.rest_cutoff, config.block_kv);
-  const auto end = std::partition_point(ranked.begin() + last_cut, ranked.end(),
-                                        [=](float x) { return x >= least; });
-  return end - ranked.begin();
+  const auto unforced = importance.begin() + forced;
+  if (unforced == importance.end()) return -std::numeric_limits<float>::infinity();
+  const float least = last_cut > forced ? *std::min_element(unforced, importance.begin() + last_cut)
+                                        : *std::max_element(unforced, importance.end());
+  return semantics::least_of_means(least, config.rest_cutoff, config.block_kv);
 }
 
-/// S-14, S-15, S-17, S-18, S-26. `ranked` is the importance of the candidates.
-void assign(const Row& row, std::span<const float> ranked, index_t forced, LevelCode* codes) {
+/// S-14, S-15, S-17, S-18, S-26. `ranked` and `importance`: of the candidates, weighed and not.
+void assign(const Row& row, std::span<const float> ranked, std::span<const float> importance,
+            index_t forced, LevelCode* codes) {
   const Config& config = row.geometry.config;
   const auto count = static_cast<index_t>(ranked.size());
   const auto rows = semantics::candidate_span(config.causal, config.block_q, config.block_kv,
@@ -195,10 +200,18 @@ void assign(const Row& row, std::span<const float> ranked, index_t forced, Level
     cuts.at(static_cast<std::size_t>(level - 1)) = cut;
     last_cut = std::max(last_cut, cut);
   }
-  index_t kept = count;
+  std::fill_n(codes, count, rest_code(config));
   index_t freed = 0;
   if (config.rest_cutoff > 0.0F && reads_means(config.rest)) {
-    kept = end_of_means(config, ranked, forced, last_cut);
+    const float least = least_of_means(config, importance, forced, last_cut);
+    index_t kept = last_cut;
+    for (index_t p = last_cut; p < count; ++p) {
+      if (importance[static_cast<std::size_t>(p)] >= least) {
+        ++kept;
+      } else {
+        codes[p] = kSkip;
+      }
+    }
     if (by_quota) {
       freed =
           semantics::freed_blocks(count, kept, last_cut, rows, row.budget[config.num_levels - 1],
@@ -210,8 +223,6 @@ void assign(const Row& row, std::span<const float> ranked, index_t forced, Level
     const index_t cut = cuts.at(static_cast<std::size_t>(level - 1)) + freed;
     last = fill_run(codes, last, std::min(count, cut), level);
   }
-  last = fill_run(codes, last, kept, rest_code(config));
-  fill_run(codes, last, count, kSkip);
 }
 
 /// S-22. Cumulative shares of the ranked blocks; no information counts as 0.
@@ -282,15 +293,16 @@ void assign_row(const Row& row, const LevelScratch& scratch, LevelCode* codes) {
       sort_by_rank(gather_candidates(row, scratch), scratch.sorted);
   index_t forced = 0;
   for (std::size_t p = 0; p < ranked.size(); ++p) {
+    scratch.weighed[p] = row.weighed_importance_of(ranked[p].kv_block);
     scratch.importance[p] = row.importance_of(ranked[p].kv_block);
     forced += scratch.forced[ranked[p].kv_block];
   }
-  const std::span<const float> importance(scratch.importance, ranked.size());
+  const std::span<const float> weighed(scratch.weighed, ranked.size());
   const bool official = config.compat == Compat::kOfficial;
   if (official) {
-    assign_official(config, importance, scratch);
+    assign_official(config, weighed, scratch);
   } else {
-    assign(row, importance, forced, scratch.codes);
+    assign(row, weighed, {scratch.importance, ranked.size()}, forced, scratch.codes);
   }
   std::fill_n(codes, row.geometry.num_kv_blocks, kSkip);
   for (std::size_t p = 0; p < ranked.size(); ++p) {

@@ -17,6 +17,7 @@
 #include "semantics/levels.hpp"
 
 #include <algorithm>
+#include <limits>
 #include <vector>
 
 #include "reference/rows.hpp"
@@ -45,6 +46,9 @@ struct LevelRow {
   [[nodiscard]] const Config& config() const { return geometry.config; }
   [[nodiscard]] float share_of(int level) const { return budget[level - 1]; }
   [[nodiscard]] float importance_of(index_t kv_block) const {
+    return importance == nullptr ? 0.0F : semantics::ranked_importance(importance[kv_block]);
+  }
+  [[nodiscard]] float weighed_importance_of(index_t kv_block) const {
     if (importance == nullptr) return 0.0F;
     const float weight = weights == nullptr ? 1.0F : weights[kv_block];
     return semantics::ranked_importance(
@@ -68,7 +72,7 @@ std::vector<RankKey> candidates(const LevelRow& row) {
         semantics::block_visibility(config.causal, queries, keys, len_q, row.kv_length);
     if (visibility == semantics::Visibility::kHidden) continue;
     const bool forced = semantics::is_forced(row.geometry.forced, queries, keys, j, visibility);
-    found.push_back({forced, row.importance_of(j), j});
+    found.push_back({forced, row.weighed_importance_of(j), j});
   }
   return found;
 }
@@ -101,18 +105,19 @@ index_t threshold_cut(const std::vector<RankKey>& ranked, float share) {
   return cut;
 }
 
-/// S-26. How many of the ranked blocks are read at all. `last_cut`: those that the rule gives a
-/// level; the first `forced` of the ranked blocks are forced.
-index_t end_of_means(const LevelRow& row, const std::vector<RankKey>& ranked, index_t forced,
+/// S-26. The least importance of a block mean that is read. `last_cut`: ranked blocks that the rule
+/// gives a level; the first `forced` of the ranked blocks are forced.
+float least_of_means(const LevelRow& row, const std::vector<RankKey>& ranked, index_t forced,
                      index_t last_cut) {
-  const Config& config = row.config();
-  const index_t last = std::max(last_cut - 1, forced);
-  if (last == std::ssize(ranked)) return last;
-  const float least = semantics::least_of_means(ranked[to_size(last)].importance,
-                                                config.rest_cutoff, config.block_kv);
-  index_t end = last_cut;
-  while (end < std::ssize(ranked) && ranked[to_size(end)].importance >= least) ++end;
-  return end;
+  std::vector<float> unforced;
+  for (std::size_t p = to_size(forced); p < ranked.size(); ++p) {
+    unforced.push_back(row.importance_of(ranked[p].kv_block));
+  }
+  if (unforced.empty()) return -std::numeric_limits<float>::infinity();
+  const float least =
+      last_cut > forced ? *std::min_element(unforced.begin(), unforced.begin() + last_cut - forced)
+                        : *std::max_element(unforced.begin(), unforced.end());
+  return semantics::least_of_means(least, row.config().rest_cutoff, row.config().block_kv);
 }
 
 /// Codes that the ranked blocks get from the rule, S-14 or S-15 with S-17, S-18 and S-26.
@@ -131,15 +136,22 @@ std::vector<int> assign(const LevelRow& row, const std::vector<RankKey>& ranked)
     }
     cuts.push_back(std::max(cut, cuts.empty() ? 0 : cuts.back()));
   }
-  const index_t kept = end_of_means(row, ranked, forced, cuts.back());
-  const bool has_means = reads_means(config.rest);
-  const index_t freed =
-      has_means && config.rule == LevelRule::kQuota
-          ? semantics::freed_blocks(count, kept, cuts.back(), candidate_span(row),
-                                    row.share_of(config.num_levels), config.block_kv, row.q_block)
-          : 0;
   std::vector<int> codes(ranked.size(), semantics::kSkipCode);
-  if (has_means) std::fill_n(codes.begin(), kept, semantics::kBlockMeanCode);
+  index_t freed = 0;
+  if (reads_means(config.rest)) {
+    const float least = least_of_means(row, ranked, forced, cuts.back());
+    index_t kept = cuts.back();
+    for (std::size_t p = to_size(cuts.back()); p < ranked.size(); ++p) {
+      if (!(row.importance_of(ranked[p].kv_block) >= least)) continue;
+      codes[p] = semantics::kBlockMeanCode;
+      ++kept;
+    }
+    if (config.rule == LevelRule::kQuota) {
+      freed =
+          semantics::freed_blocks(count, kept, cuts.back(), candidate_span(row),
+                                  row.share_of(config.num_levels), config.block_kv, row.q_block);
+    }
+  }
   index_t last = 0;
   for (int level = semantics::kFinestLevel; level <= config.num_levels; ++level) {
     const index_t cut = std::min(count, cuts[to_size(level - 1)] + freed);

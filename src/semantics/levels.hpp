@@ -52,7 +52,7 @@ PSA_HD inline float value_weight(float mean_square) {
   return weight <= kLargestFloat ? weight : kLargestFloat;
 }
 
-/// S-27. What stands for the importance of a block wherever levels depend on it.
+/// S-27. What stands for the importance of a block where it is ranked.
 PSA_HD inline float weighed_importance(float importance, float weight) {
   return importance * weight;
 }
@@ -151,16 +151,17 @@ PSA_HD constexpr index_t full_cut(index_t cut, index_t forced, index_t min_full,
   return min_of(count, max_of(cut, max_of(forced, min_full)));
 }
 
-/// S-26. The least importance with which a block is read as its mean; `last`: that of the last
-/// block with a level, or of the first that is not forced. Without information every mean is read.
-PSA_HD inline float least_of_means(float last, float cutoff, index_t block_kv) {
-  if (!(cutoff > 0.0F && last > 0.0F)) return -std::numeric_limits<float>::infinity();
-  return last * (cutoff / static_cast<float>(block_kv));
+/// S-26. The least importance, not weighed, with which a block is read as its mean. `least`: that
+/// of the blocks which the rule gives a level and which are not forced or, if there are none, the
+/// largest of those that are not forced. Without information every mean is read.
+PSA_HD inline float least_of_means(float least, float cutoff, index_t block_kv) {
+  if (!(cutoff > 0.0F && least > 0.0F)) return -std::numeric_limits<float>::infinity();
+  return least * (cutoff / static_cast<float>(block_kv));
 }
 
-/// S-26. Blocks that a row of `count` candidates reads at level 1 for what the means behind the
-/// first `kept` candidates would have cost. `last_cut`: candidates that the rule gives a level, of
-/// which `share` is the budget.
+/// S-26. Blocks that a row of `count` candidates reads at level 1 for what the means of those
+/// which are not among the `kept` that are read at all would have cost. `last_cut`: candidates that
+/// the rule gives a level, of which `share` is the budget.
 PSA_HD inline index_t freed_blocks(index_t count, index_t kept, index_t last_cut,
                                    CandidateSpan rows, float share, index_t block_kv,
                                    index_t q_block) {

@@ -27,7 +27,8 @@ constexpr float kInf = std::numeric_limits<float>::infinity();
 struct Block {
   bool candidate = false;
   bool forced = false;
-  float importance = 0.0F;  // NaN allowed
+  float importance = 0.0F;      // as it is ranked; NaN allowed
+  float own_importance = 0.0F;  // the same, not weighed
 };
 
 /// Candidates, S-8, and forced blocks, S-18, from the positions themselves.
@@ -166,7 +167,7 @@ std::vector<int> model_row(const Config& config, const std::vector<double>& row_
     const bool has_level = codes[j] != 0 && codes[j] != 6;
     if (has_level) with_level += 1.0;
     if (blocks[j].forced) continue;
-    const float own = std::isnan(blocks[j].importance) ? -kInf : blocks[j].importance;
+    const float own = std::isnan(blocks[j].own_importance) ? -kInf : blocks[j].own_importance;
     most_important = std::max(most_important, own);
     if (has_level) last = std::min(last, own);
   }
@@ -175,10 +176,12 @@ std::vector<int> model_row(const Config& config, const std::vector<double>& row_
   if (!is_cut || !(last > 0.0F)) return codes;
   const auto block_kv = static_cast<float>(config.block_kv);
   const float least = last * (config.rest_cutoff / block_kv);
-  const auto is_kept = [&](const Block& block) {
-    return block.candidate && (block.forced || block.importance >= least);
+  const auto is_kept = [&](std::size_t j) {
+    const bool has_level = codes[j] != 0 && codes[j] != 6;
+    return blocks[j].candidate && (has_level || blocks[j].own_importance >= least);
   };
-  const auto kept = static_cast<double>(std::ranges::count_if(blocks, is_kept));
+  double kept = 0.0;
+  for (std::size_t j = 0; j < blocks.size(); ++j) kept += is_kept(j) ? 1.0 : 0.0;
   const double most = (candidates - with_level) / config.block_kv;
   const double worth = std::min((candidates - kept) / (config.block_kv - 1.0), most);
   std::vector<int> result =
@@ -186,7 +189,7 @@ std::vector<int> model_row(const Config& config, const std::vector<double>& row_
                      ? model_freed(config, row_candidates, i, worth, most, with_level)
                      : 0.0);
   for (std::size_t j = 0; j < blocks.size(); ++j) {
-    if (result[j] == 6 && !is_kept(blocks[j])) result[j] = 0;
+    if (result[j] == 6 && !is_kept(j)) result[j] = 0;
   }
   return result;
 }
@@ -222,6 +225,7 @@ Codes model_levels(const Problem& problem, const std::vector<float>& importance,
         for (std::size_t j = 0; j < num_kv_blocks; ++j) {
           if (importance.empty()) continue;
           const std::size_t block = static_cast<std::size_t>(kv_head) * num_kv_blocks + j;
+          blocks[j].own_importance = importance[row + j];
           blocks[j].importance = importance[row + j] * (weights.empty() ? 1.0F : weights[block]);
         }
         const std::vector<int> row_codes = model_row(problem.config, row_candidates, i, blocks);

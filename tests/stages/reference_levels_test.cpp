@@ -38,8 +38,10 @@ Problem row_problem(index_t blocks, LevelRule rule, const std::array<float, 5>& 
 
 Codes levels_of(const Problem& problem, const std::vector<float>& importance,
                 const std::vector<std::uint8_t>& caps = {},
-                const std::vector<std::int32_t>& kv_lengths = {}) {
-  return StageRunner(reference::backend(), problem.geometry()).levels(kv_lengths, importance, caps);
+                const std::vector<std::int32_t>& kv_lengths = {},
+                const std::vector<float>& weights = {}) {
+  return StageRunner(reference::backend(), problem.geometry())
+      .levels(kv_lengths, importance, caps, weights);
 }
 
 constexpr std::array<float, 5> kQuarters{0.25F, 0.5F, 0.75F, 1.0F, 1.0F};
@@ -354,6 +356,19 @@ TEST(ReferenceLevels, S26HoldsMeansAgainstTheFirstBlockThatIsNotForced) {
   EXPECT_EQ(levels_of(problem, {0, 0, 3, 8, 4, 2, kNan, 5}), (Codes{1, 1, 0, 6, 6, 0, 0, 6}));
   problem.config.sink_blocks = 8;
   EXPECT_EQ(levels_of(problem, {0, 0, 3, 8, 4, 2, kNan, 5}), Codes(8, 1));
+}
+
+TEST(ReferenceLevels, S26HoldsMeansAgainstImportanceThatIsNotWeighed) {
+  Problem problem = row_problem(8, LevelRule::kQuota, {0.25F, 0.25F, 0.25F, 0.25F, 0.25F});
+  problem.config.num_levels = 1;
+  problem.config.rest = Rest::kMean;
+  problem.config.rest_cutoff = 8.0F;  // half of the least importance in full, of 4
+  const std::vector<float> weights{1, 5, 1, 1, 0, 1, 1, 9};
+  EXPECT_EQ(levels_of(problem, {1, 4, 3, 1.5F, 8, 2, kNan, 6}, {}, {}, weights),
+            (Codes{0, 1, 6, 0, 6, 6, 0, 1}));
+  problem.config.sink_blocks = 2;  // no other has a level: half of the largest, of 8
+  EXPECT_EQ(levels_of(problem, {0, 9, 4, 3, 8, 2, kNan, 6}, {}, {}, weights),
+            (Codes{1, 1, 6, 0, 6, 0, 0, 6}));
 }
 
 TEST(ReferenceLevels, S26KeepsTheDensity) {

@@ -208,7 +208,7 @@ constexpr std::array kSelection{
                                     [](Rest r) { return word_of(r, kRests); });
             }},
     Setting{"rest_cutoff", "", "X",
-            "skip means below X/block_kv of the last full block's importance (default 0: none)",
+            "skip means below X/block_kv of the least importance in full (default 0: none)",
             SettingGroup::kSelection,
             [](Problem& p, const std::string& label, std::string_view text) {
               constexpr double kMost = 128;  // of the largest block

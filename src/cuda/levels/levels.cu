@@ -148,10 +148,18 @@ struct Row {
   std::uint32_t* cached_bits;   // [Nk]
   float largest;                // importance if positive, else 0
 
+  /// As it is ranked.
   [[nodiscard]] __device__ float importance_of(int j) const {
     if (importance == nullptr) return 0.0F;
     const float own = __ldg(importance + j);
     return semantics::weighed_importance(own, weights == nullptr ? 1.0F : __ldg(weights + j));
+  }
+
+  /// Bits of the importance that is not weighed, of a block that is not forced and has the rank
+  /// `bits`.
+  [[nodiscard]] __device__ std::uint32_t own_bits(int j, std::uint32_t bits) const {
+    const bool is_weighed = importance != nullptr && weights != nullptr;
+    return is_weighed ? bits_of_importance(__ldg(importance + j)) : bits;
   }
 
   /// S-24.
@@ -266,7 +274,7 @@ struct Row {
     return rank_of(found.low, tied.high);
   }
 
-  /// `last_mean`: bits of the last block mean that is read.
+  /// `last_mean`: own_bits of the last block mean that is read.
   __device__ void assign(std::uint32_t last_mean) const {
     std::uint64_t last[kMaxLevels];  // in registers
 #pragma unroll
@@ -275,7 +283,8 @@ struct Row {
     for (int j = threads.thread; j < shape.visible; j += threads.kCount) {
       const std::uint32_t bits = bits_of(j);
       const std::uint64_t rank = rank_of(bits, static_cast<std::uint32_t>(j));
-      int code = bits <= last_mean ? p.rest : kSkip;
+      const bool is_read = last_mean == kNoPosition || own_bits(j, bits) <= last_mean;
+      int code = is_read ? p.rest : kSkip;
 #pragma unroll
       for (int level = kMaxLevels; level >= semantics::kFinestLevel; --level) {
         if (rank <= last[level - 1]) code = level;
@@ -299,7 +308,7 @@ struct Row {
 
   /// S-26.
   struct Cutoff {
-    std::uint32_t last_mean = kNoPosition;  // bits of the last block mean that is read
+    std::uint32_t last_mean = kNoPosition;  // own_bits of the last block mean that is read
     index_t freed = 0;                      // blocks that level 1 gets for the others
   };
 
@@ -307,19 +316,30 @@ struct Row {
   [[nodiscard]] __device__ Cutoff cut_off(const Bracket& range, const CutTarget<kRule>& last,
                                           BlockSums all) const {
     const std::uint64_t cut = find_cut(range, last);
-    // Of the last block of the cut that is not forced; if there is none, of the first such block.
-    std::uint32_t bits = range.low;
+    const auto is_cut = [cut](int j, std::uint32_t bits) {
+      return rank_of(bits, static_cast<std::uint32_t>(j)) <= cut;
+    };
+    // Of the blocks that are not forced: the least importance in the cut, the largest of all.
+    std::uint32_t least_bits = kForcedBits;
+    std::uint32_t inverted_largest = 0;
     for (int j = threads.thread; j < shape.visible; j += threads.kCount) {
-      const std::uint32_t own = bits_of(j);
-      if (rank_of(own, static_cast<std::uint32_t>(j)) <= cut) bits = max(bits, own);
+      const std::uint32_t bits = bits_of(j);
+      if (bits == kForcedBits) continue;
+      const std::uint32_t own = own_bits(j, bits);
+      inverted_largest = max(inverted_largest, ~own);
+      if (is_cut(j, bits)) least_bits = max(least_bits, own);
     }
-    const float importance = positive_importance(threads.maximum(bits));
+    least_bits = threads.maximum(least_bits);
+    inverted_largest = threads.maximum(inverted_largest);
+    const float importance =
+        positive_importance(least_bits != kForcedBits ? least_bits : ~inverted_largest);
     const float least = semantics::least_of_means(importance, p.rest_cutoff, p.block_kv);
     Cutoff cutoff{bits_of_importance(least), 0};
     if constexpr (kRule == LevelRule::kQuota) {
       std::uint32_t kept = 0;
       for (int j = threads.thread; j < shape.visible; j += threads.kCount) {
-        kept += bits_of(j) <= cutoff.last_mean ? 1 : 0;
+        const std::uint32_t bits = bits_of(j);
+        kept += is_cut(j, bits) || own_bits(j, bits) <= cutoff.last_mean ? 1 : 0;
       }
       cutoff.freed = semantics::freed_blocks(all.count, threads.sum(kept), last.count,
                                              shape.candidates(), share_of(p.num_levels), p.block_kv,
