@@ -6,8 +6,9 @@
   python3 -m bench.quality --report  # docs/quality.md from the results that are there
   python3 -m bench.quality --quick   # a smoke test on made-up captures
 
-Run it from the root of the checkout with PYTHONPATH=python, as scripts/quality does. Captures and
-what was measured are kept in build/quality: a run that was stopped goes on where it was.
+Run it from the root of the checkout with PYTHONPATH=python, as scripts/quality does; with
+--backend cuda PSA_LIBRARY and --psa name a build with CUDA. Captures and what was measured are kept
+in build/quality: a run that was stopped goes on where it was.
 """
 import argparse
 import json
@@ -15,7 +16,7 @@ import pathlib
 import re
 import sys
 
-from . import captures, provenance, report, videos
+from . import captures, measure, provenance, report, videos
 from .models import MODELS
 from .study import Effort, Study
 
@@ -23,22 +24,22 @@ FOLDER = pathlib.Path("build/quality")
 RESULTS = pathlib.Path("bench/results")
 
 
-def run_model(name: str, psa: str) -> None:
+def run_model(name: str, psa: str, backend: str) -> None:
     model = MODELS[name]
     folder = FOLDER / name
-    captures.make(model, folder, psa)
+    captures.make(model, folder, psa, backend)
     if not model.runs and not captures.find(folder, captures.TEST):
         print(f"quality: {name} is left out: {folder} has no captures; {model.made_by}",
               file=sys.stderr)
         return
-    result = Study(model, folder, Effort()).run(psa)
-    write(RESULTS / f"quality_{name}.json", {**provenance.facts(psa), **result})
+    result = Study(model, folder, Effort(), backend).run(psa)
+    write(RESULTS / f"quality_{name}.json", {**provenance.facts(psa, backend), **result})
 
 
-def run_videos(psa: str) -> None:
-    rows = videos.run(psa, FOLDER / "videos")
+def run_videos(psa: str, backend: str) -> None:
+    rows = videos.run(psa, FOLDER / "videos", backend)
     write(RESULTS / "quality_videos.json",
-          {**provenance.facts(psa), "model": videos.MODEL, "prompts": videos.PROMPTS, "rows": rows})
+          {**provenance.facts(psa, backend), "model": videos.MODEL, "prompts": videos.PROMPTS, "rows": rows})
 
 
 def run_quick(folder: pathlib.Path) -> None:
@@ -65,6 +66,8 @@ def main(arguments: list[str] | None = None) -> None:
     add = parser.add_argument
     add("parts", nargs="*", metavar="PART", help=f"of {', '.join(parts)}; left out: all")
     add("--psa", default="build/release/bin/psa", help="the psa program; default: %(default)s")
+    add("--backend", default="cpu", choices=measure.BACKENDS,
+        help="where: cpu (default), or cuda, the first GPU: needs torch and a psa built with CUDA")
     add("--report", action="store_true", help="only write docs/quality.md from the results")
     add("--quick", action="store_true", help="only a smoke test on made-up captures")
     args = parser.parse_args(arguments)
@@ -75,9 +78,9 @@ def main(arguments: list[str] | None = None) -> None:
         return run_quick(FOLDER / "quick")
     for part in () if args.report else args.parts or parts:
         if part == "videos":
-            run_videos(args.psa)
+            run_videos(args.psa, args.backend)
         else:
-            run_model(part, args.psa)
+            run_model(part, args.psa, args.backend)
     report.write_page(RESULTS)
 
 

@@ -18,7 +18,6 @@ import numpy as np
 TUNING, TEST = "tuning", "test"
 SPLITS = (TUNING, TEST)
 _DTYPES = {"BF16": ml_dtypes.bfloat16, "F16": np.float16, "F32": np.float32}
-_DTYPE_WORDS = {"bfloat16": "bf16", "float16": "f16", "float32": "f32"}
 
 
 @dataclass(frozen=True)
@@ -65,6 +64,10 @@ class Capture:
     shape_q: tuple[int, ...]
     shape_kv: tuple[int, ...]
 
+    @property
+    def numpy_dtype(self) -> np.dtype:
+        return np.dtype(_DTYPES[self.dtype.upper()])
+
     def tensors(self) -> list[np.ndarray]:
         """q, k and v."""
         return [read_tensor(self.path, name) for name in "qkv"]
@@ -90,10 +93,9 @@ def read_capture(path: pathlib.Path) -> Capture:
     header, _ = _header(path)
     facts = header.get("__metadata__", {})
     grid = tuple(int(n) for n in facts["grid"].split(",")) if "grid" in facts else None
-    dtype = np.dtype(_DTYPES[header["q"]["dtype"]]).name
     return Capture(path=path, layer=int(facts["layer"]), step=int(facts["step"]),
                    prompt=facts["prompt"], grid=grid, text_tokens=int(facts.get("text", 0)),
-                   dtype=_DTYPE_WORDS[dtype], shape_q=tuple(header["q"]["shape"]),
+                   dtype=header["q"]["dtype"].lower(), shape_q=tuple(header["q"]["shape"]),
                    shape_kv=tuple(header["k"]["shape"]))
 
 
@@ -112,7 +114,7 @@ def spread(captures: list[Capture], count: int) -> list[Capture]:
     return [captures[i] for i in places[:count]]
 
 
-def make(model: Model, folder: pathlib.Path, psa: str) -> None:
+def make(model: Model, folder: pathlib.Path, psa: str, backend: str) -> None:
     """Writes those captures of a model that are not there yet."""
     for run in model.runs:
         out = folder / run.split / f"seed{run.seed}.safetensors"
@@ -121,10 +123,10 @@ def make(model: Model, folder: pathlib.Path, psa: str) -> None:
         out.parent.mkdir(parents=True, exist_ok=True)
         where = ",".join(["layers=" + ",".join(map(str, model.layers)),
                           "steps=" + ",".join(map(str, model.steps))])
-        subprocess.run([psa, "generate", "--model", model.weights, "--prompt", run.prompt,
-                        "--seed", str(run.seed), "--preset", "balanced", "--rule", "dense",
-                        "--warmup-steps", "0", "--dense-layers", "none", "--capture", where,
-                        "-o", str(out)], check=True)
+        subprocess.run([psa, "generate", "--backend", backend, "--model", model.weights,
+                        "--prompt", run.prompt, "--seed", str(run.seed), "--preset", "balanced",
+                        "--rule", "dense", "--warmup-steps", "0", "--dense-layers", "none",
+                        "--capture", where, "-o", str(out)], check=True)
 
 
 def make_synthetic(folder: pathlib.Path) -> None:

@@ -11,7 +11,9 @@ import json
 import pathlib
 import statistics
 from dataclasses import dataclass
+from typing import Any
 
+import ml_dtypes
 import numpy as np
 import psa
 from psa import _ffi
@@ -41,15 +43,57 @@ def library_hash() -> str:
     return hashlib.sha256(content).hexdigest()[:12]
 
 
+class Host:
+    """Arrays of NumPy, which psa's CPU backend computes on."""
+
+    name = "cpu"
+
+    def place(self, array: np.ndarray) -> Any:
+        return array
+
+    def fetch(self, array: Any) -> np.ndarray:
+        return array
+
+    def empty_like(self, array: Any) -> Any:
+        return np.empty_like(array)
+
+
+class Cuda(Host):
+    """Tensors of torch on the first GPU, which psa's CUDA backend computes on."""
+
+    name = "cuda"
+
+    def __init__(self) -> None:
+        import torch  # not needed without a GPU
+
+        self._torch = torch
+
+    def place(self, array: np.ndarray) -> Any:
+        if array.dtype != ml_dtypes.bfloat16:
+            return self._torch.from_numpy(array).cuda()
+        return self._torch.from_numpy(array.view(np.int16)).view(self._torch.bfloat16).cuda()
+
+    def fetch(self, array: Any) -> np.ndarray:
+        if array.dtype != self._torch.bfloat16:
+            return array.cpu().numpy()
+        return array.cpu().view(self._torch.int16).numpy().view(ml_dtypes.bfloat16)
+
+    def empty_like(self, array: Any) -> Any:
+        return self._torch.empty_like(array)
+
+
+BACKENDS = {kind.name: kind for kind in (Host, Cuda)}
+
+
 class Lab:
     """Measures trials on captures of one model, with what it has measured in `folder`."""
 
-    def __init__(self, folder: pathlib.Path, is_causal: bool, num_threads: int = 0) -> None:
-        self._folder = folder / f"measured_{library_hash()}"
+    def __init__(self, folder: pathlib.Path, is_causal: bool, backend: str = Host.name) -> None:
+        self._folder = folder / f"measured_{backend}_{library_hash()}"
         self._folder.mkdir(parents=True, exist_ok=True)
         self._is_causal = is_causal
-        self._threads = num_threads
-        self._loaded: dict[pathlib.Path, list[np.ndarray]] = {}
+        self._backend: Host = BACKENDS[backend]()
+        self._loaded: dict[pathlib.Path, list[Any]] = {}
         self._known: dict[pathlib.Path, dict[str, Measurement]] = {}
         self._densities: dict[tuple[pathlib.Path, str], float] = {}
 
@@ -102,45 +146,47 @@ class Lab:
                 config = psa.Config.from_mapping(
                     {"importance": "user_scores", "weigh_values": False}, trial.config)
                 plan = self._plan(capture, config)
-                scores = np.ones((*capture.shape_q[:2], *plan.blocks), np.float32)
+                scores = self._backend.place(
+                    np.ones((*capture.shape_q[:2], *plan.blocks), np.float32))
                 levels = plan.select_levels(q, k, scores=scores)
             self._densities[place] = plan.density(levels)
         return self._densities[place]
 
     def _run(
-        self, capture: Capture, qkv: list[np.ndarray], dense: np.ndarray, trial: Trial
+        self, capture: Capture, qkv: list[Any], dense: np.ndarray, trial: Trial
     ) -> Measurement:
         plan = self._plan(capture, trial.config)
         levels = None
         if trial.window:
             one = window_levels(capture.grid, trial.config.tile, trial.window)
-            levels = np.ascontiguousarray(
-                np.broadcast_to(one, (*capture.shape_q[:2], *one.shape)))
-        out = np.empty_like(qkv[0])
-        stats = plan.measure(*qkv, levels=levels, out=out)
+            levels = self._backend.place(np.ascontiguousarray(
+                np.broadcast_to(one, (*capture.shape_q[:2], *one.shape))))
+        result = self._backend.empty_like(qkv[0])
+        stats = plan.measure(*qkv, levels=levels, out=result)
+        out = self._backend.fetch(result)
         difference = out.astype(np.float32) - dense
         errors = (np.linalg.norm(difference.reshape(*out.shape[:2], -1), axis=-1)
                   / np.linalg.norm(dense.reshape(*out.shape[:2], -1), axis=-1))
         return Measurement(round(stats.density, 5), round(stats.selection_cost, 5),
                            tuple(round(float(error), 5) for error in errors[0]))
 
-    def _dense(self, capture: Capture, qkv: list[np.ndarray]) -> np.ndarray:
+    def _dense(self, capture: Capture, qkv: list[Any]) -> np.ndarray:
         """Output of dense attention [1,Hq,L,D], in float32."""
         path = self._path(capture, "_dense.npy")
         if not path.exists():
             config = psa.Config(rule="dense", causal=self._is_causal)
-            out = self._plan(capture, config).forward(*qkv)
+            out = self._backend.fetch(self._plan(capture, config).forward(*qkv))
             np.save(path, out.view(np.uint8))  # NumPy's files have no bf16
-        return np.load(path).view(qkv[0].dtype).astype(np.float32)
+        return np.load(path).view(capture.numpy_dtype).astype(np.float32)
 
     def _plan(self, capture: Capture, config: psa.Config) -> psa.Plan:
         return psa.Plan(capture.shape_q, capture.shape_kv, config, dtype=capture.dtype,
-                        grid=capture.grid, text_tokens=capture.text_tokens,
-                        num_threads=self._threads)
+                        device=self._backend.name, grid=capture.grid,
+                        text_tokens=capture.text_tokens)
 
-    def _tensors(self, capture: Capture) -> list[np.ndarray]:
+    def _tensors(self, capture: Capture) -> list[Any]:
         if capture.path not in self._loaded:
-            self._loaded[capture.path] = capture.tensors()
+            self._loaded[capture.path] = [self._backend.place(t) for t in capture.tensors()]
         return self._loaded[capture.path]
 
     def _path(self, capture: Capture, end: str) -> pathlib.Path:

@@ -55,10 +55,11 @@ def study_lines(study: dict) -> list[str]:
     grid = "x".join(map(str, study["grid"])) if study["grid"] else "none"
     density = number(MODELS[study["model"]].aim_density, 2)
     machine = study["machine"]
+    processor = machine.get("gpu", machine["cpu"])
     return [
         f"q {study['shape_q']}, k and v {study['shape_kv']}, grid {grid}. "
         f"{study['tuning_captures']} captures to tune on and {study['test_captures']} to test on, "
-        f"{study['heads']} heads in all of the latter; {machine['cpu']}, {machine['isa']}, "
+        f"{study['heads']} heads in all of the latter; {processor}, {machine['isa']}, "
         f"commit {study['commit']}.",
         "", *density_table(study),
         "", f"The same at {density}, with the settings that each method has "

@@ -34,7 +34,8 @@ class Effort:
 class Study:
     """All methods on the captures of one model."""
 
-    def __init__(self, model: Model, folder: pathlib.Path, effort: Effort) -> None:
+    def __init__(self, model: Model, folder: pathlib.Path, effort: Effort,
+                 backend: str = "cpu") -> None:
         self.model = model
         self.effort = effort
         self.tuning = captures.find(folder, TUNING)
@@ -45,7 +46,8 @@ class Study:
         if both:
             raise ValueError(f"the prompt {both.pop()!r} is in {TUNING} and in {TEST}")
         self._folder = folder
-        self._lab = Lab(folder, model.causal)
+        self._backend = backend
+        self._lab = Lab(folder, model.causal, backend)
         self._methods = methods.CAUSAL if model.causal else methods.BIDIRECTIONAL
 
     def run(self, psa_program: str | None) -> dict:
@@ -118,10 +120,10 @@ class Study:
         if not path.exists():
             files = [str(c.path) for c in self.tuning]
             causal = ["--causal", "--sink", "1"] if self.model.causal else []
-            subprocess.run([psa_program, "tune", "--qkv", *files, "--target",
-                            f"density={density:g}", "--order", order, "--importance", estimator,
-                            "--block", block, "--levels", "1", "--rest", "linear", *causal,
-                            "-o", str(path)], check=True, stdout=sys.stderr)
+            subprocess.run([psa_program, "tune", "--qkv", *files, "--backend", self._backend,
+                            "--target", f"density={density:g}", "--order", order, "--importance",
+                            estimator, "--block", block, "--levels", "1", "--rest", "linear",
+                            *causal, "-o", str(path)], check=True, stdout=sys.stderr)
         layers = psa.preset_from_yaml(path).layers
         trials = [Trial(layers[c.layer]) for c in self.test]
         method = Method(BY_HEAD, BY_HEAD_NOTE, lambda *_: iter(()), is_psa=True)

@@ -57,14 +57,18 @@ CASES = {
 }
 
 
-def run(psa: str, folder: pathlib.Path) -> list[dict]:
+def run(psa: str, folder: pathlib.Path, backend: str) -> list[dict]:
     """A row for each case: density, PSNR and SSIM of each prompt's video."""
-    references = [pixels(_make(psa, folder, DENSE, prompt)[1]) for prompt in PROMPTS]
+
+    def make(case: str) -> list[tuple[float, pathlib.Path]]:
+        return [_make(psa, folder, backend, case, prompt) for prompt in PROMPTS]
+
+    references = [pixels(path) for _, path in make(DENSE)]
     rows = []
     for case in CASES:
         if case == DENSE:
             continue
-        videos = [_make(psa, folder, case, prompt) for prompt in PROMPTS]
+        videos = make(case)
         made = [pixels(path) for _, path in videos]
         rows.append({
             "case": case, "flags": CASES[case],
@@ -74,18 +78,18 @@ def run(psa: str, folder: pathlib.Path) -> list[dict]:
     return rows
 
 
-def _make(psa: str, folder: pathlib.Path, case: str,
+def _make(psa: str, folder: pathlib.Path, backend: str, case: str,
           prompt: tuple[int, str]) -> tuple[float, pathlib.Path]:
     """Density and latents of one video."""
     seed, text = prompt
     name = "".join(c if c.isalnum() else "_" for c in case)
-    path = folder / f"{name}_{seed}.safetensors"
+    path = folder / f"{backend}_{name}_{seed}.safetensors"
     facts = path.with_suffix(".json")
     if not facts.exists():
         folder.mkdir(parents=True, exist_ok=True)
         print(f"quality: video {seed}, {case}", file=sys.stderr, flush=True)
-        command = [psa, "generate", "--model", MODEL, "--prompt", text, "--seed", str(seed),
-                   *CASES[case], "--json", "-o", str(path)]
+        command = [psa, "generate", "--backend", backend, "--model", MODEL, "--prompt", text,
+                   "--seed", str(seed), *CASES[case], "--json", "-o", str(path)]
         made = subprocess.run(command, capture_output=True, text=True, check=True)
         facts.write_text(made.stdout, encoding="utf-8")
     return json.loads(facts.read_text(encoding="utf-8"))["psa"]["density"], path
