@@ -23,11 +23,12 @@ PUBLISHED_THRESHOLD = (0.5, 0.6, 0.7, 0.8)  # psa_balanced of Wan2.1_1.3b
 PUBLISHED_CAP = (0.7, 0.65, 0.6)  # of the same
 UNDERSTANDING = psa.preset("qwen2.5-vl").config
 # The rest read with its first-order term, with the cutoff of psa's presets or without.
-_BY_ROW = {"rest": "linear", "weigh_values": True,
-           "cutoffs": (psa.preset("balanced").config.rest_cutoff, 0.0)}
+_CUTOFF = psa.preset("balanced").config.rest_cutoff
+_BY_ROW = {"rest": "linear", "weigh_values": True, "cutoffs": (_CUTOFF, 0.0)}
 _LINEAR = {**_BY_ROW, "budget_scope": "head"}
 _NOT_WEIGHED = {"weigh_values": False}
 _CAUSAL = {"causal": True, "sink": 1}
+_CAUSAL_LINEAR = {**_BY_ROW, "cutoffs": (_CUTOFF, 2 * _CUTOFF, 0.0)}  # those of psa tune
 _CAUSAL_SPACE = {"orders": ("none",), "estimators": (*ESTIMATORS, "antidiagonal")}
 
 
@@ -196,13 +197,13 @@ CAUSAL = (
     Method("psa, four levels", "the same split, antidiagonal",
            _split(importance="antidiagonal", **_CAUSAL), is_psa=True),
     Method("psa, one level, linear", "best blocks in full, the rest as means with their "
-           "first-order term", _searched((1,), **_BY_ROW, **_CAUSAL_SPACE, **_CAUSAL),
+           "first-order term", _searched((1,), **_CAUSAL_LINEAR, **_CAUSAL_SPACE, **_CAUSAL),
            is_psa=True),
     Method("psa, one level, linear, all costs", "the same, selection and first-order term inside "
-           "the density", _searched((1,), **_BY_ROW, **_CAUSAL_SPACE, **_CAUSAL),
+           "the density", _searched((1,), **_CAUSAL_LINEAR, **_CAUSAL_SPACE, **_CAUSAL),
            is_psa=True, pays_selection=True),
     Method("psa, one level, linear, values not weighed", "ranked by importance alone",
-           _searched((1,), **(_BY_ROW | _NOT_WEIGHED), **_CAUSAL_SPACE, **_CAUSAL),
+           _searched((1,), **(_CAUSAL_LINEAR | _NOT_WEIGHED), **_CAUSAL_SPACE, **_CAUSAL),
            is_psa=True),
     Method("binary top-k, values weighed", "the published one with psa's ranking",
            _searched((1,), rest="skip", weigh_values=True, **_CAUSAL_SPACE, **_CAUSAL)),

@@ -67,8 +67,8 @@ def study_lines(study: dict) -> list[str]:
         "", *settings_table(study),
         "", f"What they were chosen from: mean error at {density} on "
         f"{study['search_captures']} tuning captures, blocks of 128x128, one level with a cutoff "
-        "of 2 (the best of each method was then tried with 128x64, one level also without a "
-        "cutoff).",
+        "of 2 (the best of each method was then tried with 128x64, one level also with other "
+        "cutoffs).",
         "", *search_table(study)]
 
 

@@ -79,9 +79,10 @@ class Presets(TuneTest):
             self.assertIn(line + "\n", text)
 
     def test_tries_the_rest_with_and_without_a_cutoff_unless_one_is_given(self):
-        for flags, tried in (((), {"", "2"}), (("--rest-cutoff", "4"), {"4"}),
-                             (("--rest-cutoff", "0"), {""})):
-            found = self.tuned(*MEANS, *flags)
+        for flags, tried in (((), {"", "2"}), (("--causal",), {"", "2", "4"}),
+                             (("--rest-cutoff", "4"), {"4"}), (("--rest-cutoff", "0"), {""})):
+            order = "none" if "--causal" in flags else "gilbert"
+            found = self.tuned("--order", order, *MEANS[2:], *flags)
             texts = {c["candidate"].partition(", cutoff ")[2] for c in found["candidates"]}
             self.assertEqual(texts, tried)
             written = "rest_cutoff" in (self.folder / "tuned.yaml").read_text()

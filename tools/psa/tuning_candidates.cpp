@@ -73,6 +73,7 @@ std::vector<Reorder> all_orders(const Problem& base) {
 
 SearchSpace search_space(const Problem& base, const CallOptions& flags) {
   const Config& config = base.config;
+  const float usual_cutoff = find_preset("balanced").config.rest_cutoff;
   SearchSpace space{all_orders(base),
                     {Importance::kPooledLse, Importance::kSampledMass, Importance::kSampledMax},
                     {{1, Rest::kLinear},
@@ -82,10 +83,13 @@ SearchSpace search_space(const Problem& base, const CallOptions& flags) {
                      {4, Rest::kSkip},
                      {1, Rest::kSkip}},
                     {128, 64},
-                    {0, find_preset("balanced").config.rest_cutoff},
+                    {0, usual_cutoff},
                     {false, true},
                     {BudgetScope::kRow, BudgetScope::kHead}};
-  if (config.causal) space.estimators.push_back(Importance::kAntidiagonal);
+  if (config.causal) {
+    space.estimators.push_back(Importance::kAntidiagonal);
+    space.rest_cutoffs.push_back(2 * usual_cutoff);
+  }
   if (flags.has_flag("order")) space.orders = {config.reorder};
   if (flags.has_flag("importance")) space.estimators = {config.importance};
   if (flags.has_flag("block")) space.block_kv = {config.block_kv};
