@@ -39,7 +39,8 @@ def run_model(name: str, psa: str, backend: str) -> None:
 def run_videos(psa: str, backend: str) -> None:
     rows = videos.run(psa, FOLDER / "videos", backend)
     write(RESULTS / "quality_videos.json",
-          {**provenance.facts(psa, backend), "model": videos.MODEL, "prompts": videos.PROMPTS, "rows": rows})
+          {**provenance.facts(psa, backend), "model": videos.MODEL, "prompts": videos.PROMPTS,
+           "rows": rows})
 
 
 def run_quick(folder: pathlib.Path) -> None:
