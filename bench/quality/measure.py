@@ -17,6 +17,7 @@ import ml_dtypes
 import numpy as np
 import psa
 from psa import _ffi
+from psa._arrays import arrays_of
 
 from .captures import Capture
 from .methods import Choice, Trial, window_levels
@@ -54,9 +55,6 @@ class Host:
     def fetch(self, array: Any) -> np.ndarray:
         return array
 
-    def empty_like(self, array: Any) -> Any:
-        return np.empty_like(array)
-
 
 class Cuda(Host):
     """Tensors of torch on the first GPU, which psa's CUDA backend computes on."""
@@ -77,9 +75,6 @@ class Cuda(Host):
         if array.dtype != self._torch.bfloat16:
             return array.cpu().numpy()
         return array.cpu().view(self._torch.int16).numpy().view(ml_dtypes.bfloat16)
-
-    def empty_like(self, array: Any) -> Any:
-        return self._torch.empty_like(array)
 
 
 BACKENDS = {kind.name: kind for kind in (Host, Cuda)}
@@ -161,7 +156,7 @@ class Lab:
             one = window_levels(capture.grid, trial.config.tile, trial.window)
             levels = self._backend.place(np.ascontiguousarray(
                 np.broadcast_to(one, (*capture.shape_q[:2], *one.shape))))
-        result = self._backend.empty_like(qkv[0])
+        result = arrays_of("q", qkv[0]).empty_like(qkv[0])
         stats = plan.measure(*qkv, levels=levels, out=result)
         out = self._backend.fetch(result)
         difference = out.astype(np.float32) - dense

@@ -42,8 +42,7 @@ struct Candidate {
 struct LevelScratch {
   Candidate* candidates;  // [Nk]
   Candidate* sorted;      // [Nk]
-  float* weighed;         // [Nk] importance as it is ranked, of the ranked candidates
-  float* importance;      // [Nk] the same, not weighed
+  float* importance;      // [Nk] of the ranked candidates, as they are ranked
   LevelCode* codes;       // [Nk] of the ranked candidates
   std::uint8_t* forced;   // [Nk] by KV block
   double* shares;         // [Nk], cumulative; compat = official only
@@ -51,10 +50,9 @@ struct LevelScratch {
 
 LevelScratch carve(Ledger& ledger, index_t num_kv_blocks) {
   const auto count = static_cast<std::size_t>(num_kv_blocks);
-  return {ledger.take<Candidate>(count), ledger.take<Candidate>(count),
-          ledger.take<float>(count),     ledger.take<float>(count),
-          ledger.take<LevelCode>(count), ledger.take<std::uint8_t>(count),
-          ledger.take<double>(count)};
+  return {ledger.take<Candidate>(count),    ledger.take<Candidate>(count),
+          ledger.take<float>(count),        ledger.take<LevelCode>(count),
+          ledger.take<std::uint8_t>(count), ledger.take<double>(count)};
 }
 
 /// One row of the level map.
@@ -168,19 +166,25 @@ class ThresholdWalk {
   std::size_t cut_ = 0;
 };
 
-/// S-26. The least importance of a block mean that is read. `importance`: of the ranked blocks, of
-/// which the first `forced` are forced and the rule gives the first `last_cut` a level.
-float least_of_means(const Config& config, std::span<const float> importance, index_t forced,
+/// S-26. The least importance of a block mean that is read. Of the candidates the first `forced`
+/// are forced, and the rule gives the first `last_cut` a level.
+float least_of_means(const Row& row, std::span<const Candidate> candidates, index_t forced,
                      index_t last_cut) {
-  const auto unforced = importance.begin() + forced;
-  if (unforced == importance.end()) return -std::numeric_limits<float>::infinity();
-  const float least = last_cut > forced ? *std::min_element(unforced, importance.begin() + last_cut)
-                                        : *std::max_element(unforced, importance.end());
+  const bool has_level = last_cut > forced;
+  const auto first = candidates.begin() + forced;
+  const auto end = has_level ? candidates.begin() + last_cut : candidates.end();
+  float least =
+      has_level ? std::numeric_limits<float>::infinity() : -std::numeric_limits<float>::infinity();
+  for (auto c = first; c != end; ++c) {
+    const float own = row.importance_of(c->kv_block);
+    least = has_level ? std::min(least, own) : std::max(least, own);
+  }
+  const Config& config = row.geometry.config;
   return semantics::least_of_means(least, config.rest_cutoff, config.block_kv);
 }
 
-/// S-14, S-15, S-17, S-18, S-26. `ranked` and `importance`: of the candidates, weighed and not.
-void assign(const Row& row, std::span<const float> ranked, std::span<const float> importance,
+/// S-14, S-15, S-17, S-18, S-26. `candidates` are ranked, by the importance `ranked`.
+void assign(const Row& row, std::span<const Candidate> candidates, std::span<const float> ranked,
             index_t forced, LevelCode* codes) {
   const Config& config = row.geometry.config;
   const auto count = static_cast<index_t>(ranked.size());
@@ -203,10 +207,10 @@ void assign(const Row& row, std::span<const float> ranked, std::span<const float
   std::fill_n(codes, count, rest_code(config));
   index_t freed = 0;
   if (config.rest_cutoff > 0.0F && reads_means(config.rest)) {
-    const float least = least_of_means(config, importance, forced, last_cut);
+    const float least = least_of_means(row, candidates, forced, last_cut);
     index_t kept = last_cut;
     for (index_t p = last_cut; p < count; ++p) {
-      if (importance[static_cast<std::size_t>(p)] >= least) {
+      if (row.importance_of(candidates[static_cast<std::size_t>(p)].kv_block) >= least) {
         ++kept;
       } else {
         codes[p] = kSkip;
@@ -293,16 +297,15 @@ void assign_row(const Row& row, const LevelScratch& scratch, LevelCode* codes) {
       sort_by_rank(gather_candidates(row, scratch), scratch.sorted);
   index_t forced = 0;
   for (std::size_t p = 0; p < ranked.size(); ++p) {
-    scratch.weighed[p] = row.weighed_importance_of(ranked[p].kv_block);
-    scratch.importance[p] = row.importance_of(ranked[p].kv_block);
+    scratch.importance[p] = row.weighed_importance_of(ranked[p].kv_block);
     forced += scratch.forced[ranked[p].kv_block];
   }
-  const std::span<const float> weighed(scratch.weighed, ranked.size());
+  const std::span<const float> importance(scratch.importance, ranked.size());
   const bool official = config.compat == Compat::kOfficial;
   if (official) {
-    assign_official(config, weighed, scratch);
+    assign_official(config, importance, scratch);
   } else {
-    assign(row, weighed, {scratch.importance, ranked.size()}, forced, scratch.codes);
+    assign(row, ranked, importance, forced, scratch.codes);
   }
   std::fill_n(codes, row.geometry.num_kv_blocks, kSkip);
   for (std::size_t p = 0; p < ranked.size(); ++p) {
